@@ -1,0 +1,13 @@
+"""Faust, extended: units of work, awaited record batches, exact offsets, one atomic store a role.
+
+The engine knows Kafka, RocksDB and nothing of notifications: no stage, no provider, no template.
+"""
+
+from pipeline.engine.app import UnitApp
+from pipeline.engine.effects import Call, EffectStage
+from pipeline.engine.failpoint import failpoint
+from pipeline.engine.outbox import Outbox, RecordTooLarge
+from pipeline.engine.record import Record
+from pipeline.engine.unit import Unit
+
+__all__ = ["Call", "EffectStage", "Outbox", "Record", "RecordTooLarge", "Unit", "UnitApp", "failpoint"]

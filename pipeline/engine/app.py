@@ -1,0 +1,178 @@
+"""A Faust App whose agents receive units of work."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import aiokafka as driver
+
+from pipeline.engine.consumer import UnitConsumer
+from pipeline.engine.effects import Call, EffectStage
+from pipeline.engine.observer import Observer
+from pipeline.engine.store import Store, StoreTable
+from pipeline.engine.unit import Decide, Reject, Unit
+
+STORE = "store"
+COMMIT_INTERVAL = 0.5
+MAX_POLL_RECORDS = 4_000
+MAX_REQUEST_BYTES = 20_000_000
+
+
+class _Producer(driver.Producer):  # type: ignore[misc]
+    """Idempotent, without transactions."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = UnitConsumer
+    Producer = _Producer
+
+
+class _Untouched(Schema):  # type: ignore[misc]
+    """Hands units to the agents as they are."""
+
+    def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
+        return message.key
+
+    def loads_value(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
+        return message.value
+
+
+class _Tables(faust.tables.manager.TableManager):  # type: ignore[misc]
+    """Faust's table manager without its second of sleep at every start."""
+
+    async def on_start(self) -> None:
+        while not self.app.consumer.started and not self.should_stop:
+            await asyncio.sleep(0.005)
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
+class UnitApp(faust.App):  # type: ignore[misc]
+    """A role: one consumer group, one store, one changelog, and stages that are agents.
+
+    `group` is the consumer group's id, `partitions` the number of partitions of each of its own
+    topics and of its changelog, `topics` every topic that it reads or sends to with its partitions.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        *,
+        bootstrap_servers: str,
+        partitions: int,
+        topics: Mapping[str, int],
+        state_dir: Path,
+        session_timeout: float = 10.0,
+        rebalance_timeout: float = 30.0,
+        unit_seconds: float = 0.02,
+        observer: Observer | None = None,
+        credentials: Any = None,
+    ) -> None:
+        self.group, self.partitions, self.topic_partitions = group, partitions, dict(topics)
+        self.unit_seconds = unit_seconds
+        self.observer = observer or Observer()
+        #: what this App reads, highest first; the first `gates` of them open the others
+        self.reads: list[str] = []
+        self.gates: set[str] = set()
+        self.deciders: dict[str, tuple[Decide, Reject]] = {}
+        self.effects: EffectStage[Any, Any] | None = None
+        super().__init__(
+            group,
+            broker=[f"kafka://{server.strip()}" for server in bootstrap_servers.split(",")],
+            broker_credentials=credentials,
+            store="rocksdb://",
+            Table=StoreTable,
+            TableManager=_Tables,
+            datadir=state_dir,
+            topic_partitions=partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            web_tables_enabled=False,
+            web_router_enabled=False,
+            broker_session_timeout=session_timeout,
+            broker_heartbeat_interval=min(3.0, session_timeout / 6),
+            broker_rebalance_timeout=rebalance_timeout,
+            broker_commit_interval=COMMIT_INTERVAL,
+            broker_max_poll_records=MAX_POLL_RECORDS,
+            producer_max_batch_size=1_000_000,
+            producer_max_request_size=MAX_REQUEST_BYTES,
+            producer_request_timeout=30.0,
+            stream_wait_empty=False,
+            stream_recovery_delay=0.0,
+            table_standby_replicas=0,
+        )
+        raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        self.store_table: StoreTable = self.Table(STORE, schema=raw, partitions=partitions)
+        self.changelog: str = self.store_table.changelog_topic.get_topic_name()
+        self.store_table.when_restored = lambda numbers: self.consumer.open_tasks(numbers)
+
+    def _new_transport(self) -> Any:
+        return _Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    def _new_producer_transport(self) -> Any:
+        return _Transport(self.conf.broker_producer, self, loop=self.loop)
+
+    @property
+    def store(self) -> Store:
+        """The databases of the partitions that this worker owns."""
+        found: Store = self.store_table.data
+        return found
+
+    def stage(self, name: str, *topics: str, decide: Decide, reject: Reject, gate: bool = False) -> Any:
+        """Registers a stage over its topics, as an agent.
+
+        Stages are served in the order of their registration; `gate` ones are read to their end, at
+        every assignment, before the others open. `decide(record, unit)` must be pure but for the unit.
+        """
+        for topic in topics:
+            self.deciders[topic] = (decide, reject)
+            self.reads.append(topic)
+            if gate:
+                self.gates.add(topic)
+        return self._agent(name, topics, lambda unit: unit.run(decide, reject))
+
+    def effect_stage(self, name: str, *topics: str, stage: EffectStage[Any, Any]) -> Any:
+        """Registers the one stage of a role that calls the outside, in group commits."""
+        self.effects = stage
+        self.reads.extend(topics)
+
+        def admit(call: Call[Any], unit: Unit) -> None:
+            if stage.admit(call, unit):
+                unit.calls.append(call)
+
+        def reject(call: Call[Any], error: Exception, unit: Unit) -> None:
+            stage.reject(call.record, error, unit)
+
+        return self._agent(name, topics, lambda unit: unit.run(admit, reject))
+
+    def _agent(self, name: str, topics: tuple[str, ...], run: Callable[[Unit], None]) -> Any:
+        async def agent(stream: Any) -> None:
+            async for unit in stream:
+                try:
+                    run(unit)
+                except Exception as error:
+                    if not unit.decided.done():
+                        unit.decided.set_exception(error)
+
+        agent.__name__ = name
+        return self.agent(self.topic(*topics, schema=_Untouched()), name=name)(agent)
+
+    async def stop(self) -> None:
+        """Drains and commits while store and producer are still there, then stops."""
+        if self.started and not self.should_stop and self.consumer.tasks:
+            await self.consumer.drain()
+        await super().stop()
+
+    @property
+    def ready(self) -> bool:
+        """Recovered, every task open, and committing."""
+        consumer = self.consumer if self.started else None
+        return consumer is not None and consumer.ready

@@ -1,0 +1,255 @@
+"""Calls to the outside, in group commits: attempts are durable before the call, results after it.
+
+Each turn of a task's loop writes one changelog batch: the attempts of what it admits and the results
+of the calls that have ended. When the broker has it: statuses out, RocksDB, then the admitted are
+called and the ended are done. Two batches are never in flight on one partition.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from faust.types import TP
+
+from pipeline.engine.failpoint import failpoint
+from pipeline.engine.ledger import OffsetLedger
+from pipeline.engine.record import Record
+from pipeline.engine.task import Abandoned, Task
+from pipeline.engine.unit import Unit
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+GATHER_SECONDS = 0.003
+"""How long a turn waits for a few more results to share its batch."""
+HELD = 2_000
+"""What one task has taken and not finished, those included that wait for their user's turn."""
+SPAN = 20_000
+"""The farthest that a task runs ahead of its first unfinished offset."""
+
+
+@dataclass(slots=True, eq=False)
+class Call(Generic[M]):
+    """One call to be made: `effect` names it, `turn` the one (a user) who gets one call at a time."""
+
+    effect: bytes
+    turn: bytes
+    message: M
+    record: Record
+
+
+class EffectStage(Protocol[M, R]):
+    """A stage that calls the outside. All but `call` are pure but for the unit."""
+
+    #: how many calls a task runs side by side
+    window: int
+    #: seconds that a call takes at the most, and that a drain waits for
+    deadline: float
+
+    def identify(self, record: Record) -> Call[M]:
+        """Reads a record; raises where it cannot be read."""
+
+    def admit(self, call: Call[M], unit: Unit) -> bool:
+        """Writes the attempt and says True; or False: no call, what is known is in the outbox again."""
+
+    async def call(self, call: Call[M]) -> R:
+        """Makes the call. Must not raise: doubt is a result."""
+
+    def settle(self, call: Call[M], result: R, unit: Unit) -> float | None:
+        """Writes the result and what it implies; returns the seconds after which to admit it again, or None."""
+
+    def reject(self, record: Record, error: Exception, unit: Unit) -> None:
+        """Dead-letters a record that could not be read or admitted."""
+
+
+class EffectTask(Task):
+    """One partition number of a role that calls the outside."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.stage: EffectStage[Any, Any] = self.app.effects
+        self.ledgers = {queue.tp: OffsetLedger() for queue in self.queues}
+        #: the effects that are being made or waited for, and the records that wait for each
+        self.open_effects: dict[bytes, list[Record]] = {}
+        self.turns: set[bytes] = set()
+        self.parked: dict[bytes, deque[Call[Any]]] = {}
+        self.again: deque[Call[Any]] = deque()
+        self.results: deque[tuple[Call[Any], Any]] = deque()
+        self.calls: set[asyncio.Task[None]] = set()
+        self.held = 0
+
+    # -- turns
+
+    async def run(self) -> None:
+        """Turn by turn until the task is closed."""
+        try:
+            while True:
+                turned = False if self.abandoned else await self.turn()
+                self.busy = bool(self.calls or self.results)
+                if self.results:
+                    continue
+                if self.calls or not turned:
+                    self.wake.clear()
+                    if not await self.woken():
+                        await self.when_idle()
+                    elif self.calls:
+                        await asyncio.sleep(GATHER_SECONDS)
+        except asyncio.CancelledError:
+            raise
+        except Abandoned as why:
+            await self.abandon(str(why))
+        except BaseException as error:
+            await self.app.crash(error)
+        finally:
+            self.busy = False
+
+    async def turn(self) -> bool:
+        """One group commit; says whether there was anything to do."""
+        ended = [self.results.popleft() for _ in range(len(self.results))]
+        rejected: list[tuple[Record, Exception]] = []
+        admitting = [] if self.consumer.draining else self.take(rejected)
+        if not (ended or rejected or admitting):
+            return False
+        self.busy = True
+        self.own()
+        unit = Unit("", self.number, [], self.db, self.app.topic_partitions, generation=self.generation)
+        if admitting:
+            unit.topic, unit.records, unit.calls = admitting[0].record.topic, admitting, []
+            await self.consumer.decide(unit)
+        called = {id(call) for call in unit.calls}
+        closed = [call for call in admitting if id(call) not in called]
+        for call, result in ended:
+            wait = self.stage.settle(call, result, unit)
+            if wait is None:
+                closed.append(call)
+            else:
+                self.admit_later(call, wait)
+        for record, error in rejected:
+            self.stage.reject(record, error, unit)
+        await self.land(unit, "effects.before_attempts" if unit.calls else "", ended=bool(ended))
+        for call in unit.calls:
+            self.begin(call)
+        for call in closed:
+            self.close_effect(call)
+        for record, _ in rejected:
+            self.finish(record)
+        return True
+
+    async def land(self, unit: Unit, point: str, *, ended: bool) -> None:
+        """Changelog, outputs, store: each awaited."""
+        if point:
+            failpoint(point)
+        end = await self.log(unit.writes) if unit.writes else None
+        if unit.calls:
+            failpoint("effects.after_attempts")
+        if ended:
+            failpoint("effects.after_results")
+        await self.deliver(unit.outbox.take())
+        if ended:
+            failpoint("effects.after_statuses")
+        self.own()
+        if end is not None:
+            self.apply(unit.writes, end)
+
+    def take(self, rejected: list[tuple[Record, Exception]]) -> list[Call[Any]]:
+        """What can be called now: nobody else's turn, no copy of it under way, room in the window."""
+        admitting: list[Call[Any]] = []
+        while self.again and len(self.calls) + len(admitting) < self.stage.window:
+            self.place(self.again.popleft(), admitting)
+        while self.held < HELD and (room := self.stage.window - len(self.calls) - len(admitting)) > 0:
+            queue = self.next_queue()
+            if queue is None or self.ledgers[queue.tp].span > SPAN:
+                break
+            for record in queue.take(room):
+                self.ledgers[queue.tp].took(record.offset)
+                self.held += 1
+                try:
+                    call = self.stage.identify(record)
+                except Exception as error:
+                    rejected.append((record, error))
+                    continue
+                if (waiting := self.open_effects.get(call.effect)) is not None:
+                    waiting.append(record)
+                else:
+                    self.open_effects[call.effect] = [record]
+                    self.place(call, admitting)
+            if queue.is_half_empty:
+                self.consumer.resume(queue.tp)
+        return admitting
+
+    def place(self, call: Call[Any], admitting: list[Call[Any]]) -> None:
+        """Admits a call, or parks it until its user's turn."""
+        if call.turn in self.turns:
+            self.parked.setdefault(call.turn, deque()).append(call)
+        else:
+            self.turns.add(call.turn)
+            admitting.append(call)
+
+    # -- calls
+
+    def begin(self, call: Call[Any]) -> None:
+        """Starts the call in the background."""
+        task = asyncio.create_task(self.make(call))
+        self.calls.add(task)
+        task.add_done_callback(self.calls.discard)
+
+    async def make(self, call: Call[Any]) -> None:
+        try:
+            self.own()
+            failpoint("effects.before_call")
+            result = await self.stage.call(call)
+            failpoint("effects.after_call")
+        except Abandoned:
+            return  # the loop finds it too, at its next step
+        except Exception as error:
+            await self.app.crash(error)
+            return
+        self.results.append((call, result))
+        self.wake.set()
+
+    def admit_later(self, call: Call[Any], seconds: float) -> None:
+        """Lets the call come up again after a wait; its user's other messages go on meanwhile."""
+        self.pass_turn(call)
+
+        def come_up() -> None:
+            self.again.append(call)
+            self.wake.set()
+
+        asyncio.get_running_loop().call_later(seconds, come_up)
+
+    def pass_turn(self, call: Call[Any]) -> None:
+        self.turns.discard(call.turn)
+        if parked := self.parked.get(call.turn):
+            self.again.append(parked.popleft())
+            if not parked:
+                del self.parked[call.turn]
+
+    def close_effect(self, call: Call[Any]) -> None:
+        """Ends an effect: every record that waited for it is done."""
+        self.pass_turn(call)
+        for record in self.open_effects.pop(call.effect):
+            self.finish(record)
+
+    def finish(self, record: Record) -> None:
+        tp = TP(record.topic, record.partition)
+        ledger = self.ledgers[tp]
+        ledger.done(record.offset)
+        self.held -= 1
+        if ledger.next is not None:
+            self.consumer.done[tp] = ledger.next
+
+    # -- ending
+
+    async def abandon(self, why: str) -> None:
+        self.cancel_calls()
+        await super().abandon(why)
+
+    async def close(self) -> None:
+        self.cancel_calls()
+        await super().close()
+
+    def cancel_calls(self) -> None:
+        """What is cut off here has an attempt and no result: the next owner finds the doubt."""
+        for task in self.calls:
+            task.cancel()

@@ -1,0 +1,49 @@
+"""Named places at which the process can be made to die, for proving that nothing is lost there."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+#: Every name that is compiled in, so that a fault loop can ask for each of them.
+NAMES = (
+    "unit.before_decide",
+    "unit.after_decide",
+    "unit.after_changelog",
+    "unit.after_outputs",
+    "unit.after_store",
+    "commit.before",
+    "commit.after",
+    "recovery.batch",
+    "effects.before_attempts",
+    "effects.after_attempts",
+    "effects.before_call",
+    "effects.after_call",
+    "effects.after_results",
+    "effects.after_statuses",
+)
+
+_passed: Counter[str] = Counter()
+
+
+def failpoint(name: str) -> None:
+    """SIGKILLs this very process at the nth passing of the place that CARILLON_FAILPOINT names.
+
+    `CARILLON_FAILPOINT=unit.after_changelog:3` dies at the third passing; unset, this does nothing.
+    With CARILLON_FAILPOINT_LOG the name is appended to that file first, so that a fault loop can
+    tell a failpoint that was hit from a process that died for another reason.
+    """
+    if not _ARMED:
+        return
+    _passed[name] += 1
+    if name == _ARMED and _passed[name] == _NTH:
+        if log := os.environ.get("CARILLON_FAILPOINT_LOG"):
+            with Path(log).open("a") as file:
+                file.write(name + "\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_ARMED, _, _nth = os.environ.get("CARILLON_FAILPOINT", "").partition(":")
+_NTH = int(_nth or 1)
+if _ARMED and _ARMED not in NAMES:
+    raise SystemExit(f"CARILLON_FAILPOINT: no failpoint {_ARMED!r}; there are {', '.join(NAMES)}")

@@ -1,0 +1,135 @@
+"""The records that a unit sends, packed into record batches and awaited."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aiokafka.partitioner import murmur2
+
+from pipeline.engine.internals import record_batch
+
+BATCH_BYTES = 900_000
+RECORD_BYTES = 950_000
+"""The largest record that a stage may send; Kafka's own default limit is 1 MiB a batch."""
+
+Headers = list[tuple[str, bytes]]
+NO_HEADERS: Headers = []
+
+
+class RecordTooLarge(ValueError):
+    """A record that no topic of ours takes."""
+
+
+@lru_cache(maxsize=65_536)
+def key_hash(key: bytes) -> int:
+    """The 31 bits by which Kafka's default partitioner places a key (KIP-480 keeps them)."""
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
+class Batch:
+    """One record batch on its way to one partition; it can be built again for a second try."""
+
+    __slots__ = ("builder", "partition", "records", "topic")
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+        self.builder = record_batch(BATCH_BYTES)
+        self.records: list[tuple[bytes | None, bytes | None, Headers]] = []
+
+    def append(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+        if self.builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            return False
+        self.records.append((key, value, headers))
+        return True
+
+    def rebuild(self) -> None:
+        self.builder = record_batch(BATCH_BYTES)
+        for key, value, headers in self.records:
+            self.builder.append(timestamp=None, key=key, value=value, headers=headers)
+
+
+class Outbox:
+    """Collects what one unit sends.
+
+    `partitions` names every topic that may be sent to, with its number of partitions.
+    """
+
+    __slots__ = ("full", "open", "partitions")
+
+    def __init__(self, partitions: Mapping[str, int]) -> None:
+        self.partitions = partitions
+        self.open: dict[tuple[str, int], Batch] = {}
+        self.full: list[Batch] = []
+
+    def add(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = NO_HEADERS,
+        *,
+        hashed: int | None = None,
+        partition: int | None = None,
+        room: int = RECORD_BYTES,
+    ) -> None:
+        """Adds a record, to `partition`, else to where the key's murmur2 (`hashed`, if known) puts it.
+
+        Raises RecordTooLarge for one of more than `room` bytes, KeyError for a topic that was not declared.
+        """
+        if partition is None:
+            if hashed is None:
+                hashed = key_hash(key or b"")
+            partition = hashed % self.partitions[topic]
+        if value is not None and len(value) > room:
+            raise RecordTooLarge(f"{len(value)} bytes for {topic}, which takes {room}")
+        where = (topic, partition)
+        batch = self.open.get(where)
+        if batch is None or not batch.append(key, value, headers):
+            if batch is not None:
+                self.full.append(batch)
+            batch = self.open[where] = Batch(topic, partition)
+            batch.append(key, value, headers)
+
+    def clear(self) -> None:
+        """Forgets what was added."""
+        self.open, self.full = {}, []
+
+    def __bool__(self) -> bool:
+        return bool(self.open)
+
+    def take(self) -> list[Batch]:
+        """Hands over the batches, each partition's in the order of their adding."""
+        batches = [*self.full, *self.open.values()]
+        self.clear()
+        return batches
+
+
+async def send(producer: Any, batches: Sequence[Batch]) -> list[Batch]:
+    """Sends batches and waits until the broker has them; returns those that may be tried again.
+
+    Raises the first error that is not retriable.
+    """
+    if not batches:
+        return []
+    failed: list[Batch] = []
+    waits = []
+    for batch in batches:
+        try:
+            waits.append(await producer.send_batch(batch.builder, batch.topic, partition=batch.partition))
+        except Exception as error:
+            waits.append(_failed(error))
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    for batch, result in zip(batches, results, strict=True):
+        if isinstance(result, BaseException):
+            if not getattr(result, "retriable", False):
+                raise result
+            batch.rebuild()
+            failed.append(batch)
+    return failed
+
+
+def _failed(error: Exception) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,138 @@
+"""What a role remembers: one RocksDB a partition behind one Faust table, restored from one changelog."""
+
+import gc
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import faust
+import rocksdict
+from faust.stores.rocksdb import Store as RocksDBStore
+from faust.types import TP
+from rocksdict import WriteBatch
+
+from pipeline.engine.failpoint import failpoint
+from pipeline.engine.internals import note_restored
+
+OFFSET_KEY: bytes = RocksDBStore.offset_key
+OWN = b"\0"
+"""Keys that begin so belong to the engine; a stage's keys begin with a letter."""
+EPOCH_KEY = OWN + b"epoch"
+HIDDEN = OWN + b"hidden|"
+"""Local only: keys that a zombie's batch overwrote in the changelog, to be written there again."""
+EPOCH_HEADER = "e"
+
+WRITE_BUFFERS = 256 << 20
+CACHE = 256 << 20
+OPEN_FILES = 64
+
+_write_buffers = rocksdict.WriteBufferManager(WRITE_BUFFERS, False)
+_cache = rocksdict.Cache(CACHE)
+
+
+def options() -> Any:
+    """RocksDB's options: every database of the process shares one write-buffer budget and one cache."""
+    found = rocksdict.Options(raw_mode=True)
+    found.create_if_missing(True)
+    found.set_max_open_files(OPEN_FILES)
+    found.set_write_buffer_size(16 << 20)
+    found.set_write_buffer_manager(_write_buffers)
+    found.set_keep_log_file_num(2)
+    found.set_max_log_file_size(4 << 20)
+    blocks = rocksdict.BlockBasedOptions()
+    blocks.set_bloom_filter(10, block_based=False)
+    blocks.set_block_cache(_cache)
+    blocks.set_cache_index_and_filter_blocks(True)
+    found.set_block_based_table_factory(blocks)
+    return found
+
+
+class Store(RocksDBStore):  # type: ignore[misc]
+    """Faust's RocksDB store with shared budgets, explicit closing and restores by whole batches."""
+
+    def _open_for_partition(self, partition: int) -> Any:
+        path = self.partition_path(partition)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return rocksdict.Rdict(str(path), options())
+
+    def db(self, partition: int) -> Any:
+        """The database of a partition, opened if need be."""
+        return self._db_for_partition(partition)
+
+    def opened(self) -> Mapping[int, Any]:
+        """The databases that are open now, by partition."""
+        return dict(self._dbs)
+
+    def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
+        for tp in tps:
+            if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)):
+                db.close()
+
+    async def stop(self) -> None:
+        while self._dbs:
+            self._dbs.popitem()[1].close()
+        gc.collect()
+
+
+class StoreTable(faust.Table):  # type: ignore[misc, type-arg]
+    """The one table of an App; our tables are key prefixes in it."""
+
+    when_restored: Callable[[set[int]], Awaitable[None]] | None = None
+
+    def _new_store(self) -> Store:
+        return Store(self.app.conf.store, self.app, self, table_name=self.name, loop=self.loop)
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        await super().on_recovery_completed(active_tps, standby_tps)
+        if self.when_restored is not None:
+            await self.when_restored({tp.partition for tp in active_tps})
+
+
+def read_number(db: Any, key: bytes) -> int:
+    """The decimal number of a row, 0 where there is none."""
+    return int(db.get(key) or 0)
+
+
+def scan(db: Any, prefix: bytes, *, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """The rows whose keys begin with `prefix`, in key order; `after` is a key to go on behind."""
+    items = db.items(from_key=after or prefix)
+    for key, value in items:
+        if not key.startswith(prefix):
+            return
+        if key != after:
+            yield key, value
+
+
+def epoch_of(record: Any) -> int:
+    """The epoch of the owner that wrote a changelog record."""
+    for name, value in record.headers:
+        if name == EPOCH_HEADER:
+            return int(value)
+    return 0
+
+
+def restore(recovery: Any, tp: TP, records: list[Any], count_hidden: Callable[[int], None]) -> None:
+    """Writes a fetched piece of a changelog into RocksDB, whole, together with its last offset.
+
+    Records of an epoch lower than one already seen are a zombie's: they are left out, and their keys
+    are noted so that the owner writes their true values again (compaction would keep the zombie's).
+    """
+    db = recovery.tp_to_table[tp].data.db(tp.partition)
+    epoch, writes, hidden = read_number(db, EPOCH_KEY), WriteBatch(raw_mode=True), 0
+    for record in records:
+        found = epoch_of(record)
+        if found < epoch:
+            writes.put(HIDDEN + record.key, b"")
+            hidden += 1
+            continue
+        epoch = found
+        if record.value is None:
+            writes.delete(record.key)
+        else:
+            writes.put(record.key, record.value)
+    writes.put(EPOCH_KEY, b"%d" % epoch)
+    writes.put(OFFSET_KEY, b"%d" % records[-1].offset)
+    failpoint("recovery.batch")
+    db.write(writes)
+    if hidden:
+        count_hidden(hidden)
+    note_restored(recovery, tp, records[-1].offset)

@@ -1,0 +1,291 @@
+"""The unit of scheduling: all partitions of one number, one unit of work at a time."""
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+from rocksdict import WriteBatch
+
+from pipeline.engine import internals
+from pipeline.engine.failpoint import failpoint
+from pipeline.engine.outbox import Batch, send
+from pipeline.engine.progress import Progress
+from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, read_number, scan
+from pipeline.engine.unit import Unit
+
+if TYPE_CHECKING:
+    from pipeline.engine.consumer import UnitConsumer
+
+QUEUE_RECORDS = 20_000
+QUEUE_BYTES = 32 << 20
+"""What one task holds of one partition, before that partition is paused."""
+UNIT_BYTES = 1 << 20
+CHANGELOG_BATCH_BYTES = 16_000_000
+FAIR_SHARE = 10
+"""A topic of lower rank gets at least one unit in this many."""
+IDLE_SECONDS = 0.05
+RETRY_SECONDS = 0.1
+
+
+class Abandoned(Exception):
+    """The partition is no longer surely ours: whoever owns it now does the work."""
+
+
+class Queue:
+    """The fetched records of one topic of a task that wait their turn."""
+
+    __slots__ = ("bytes", "cost", "passed_over", "records", "tp")
+
+    def __init__(self, tp: TP) -> None:
+        self.tp, self.records, self.bytes, self.passed_over = tp, deque[Any](), 0, 0
+        #: seconds of deciding a record, as seen lately
+        self.cost = 50e-6
+
+    def offer(self, records: list[Any]) -> None:
+        self.records.extend(records)
+        self.bytes += sum(len(r.value or b"") for r in records)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.records) > QUEUE_RECORDS or self.bytes > QUEUE_BYTES
+
+    @property
+    def is_half_empty(self) -> bool:
+        return len(self.records) < QUEUE_RECORDS // 2 and self.bytes < QUEUE_BYTES // 2
+
+    def take(self, most: int) -> list[Any]:
+        """The next records: at most `most`, and no more than a unit's bytes."""
+        taken, size = [], 0
+        while self.records and len(taken) < most and (size < UNIT_BYTES or not taken):
+            record = self.records.popleft()
+            size += len(record.value or b"")
+            taken.append(record)
+        self.bytes -= size
+        return taken
+
+    def put_back(self, records: list[Any]) -> None:
+        self.records.extendleft(reversed(records))
+        self.bytes += sum(len(r.value or b"") for r in records)
+
+
+class Task:
+    """One partition number of an App: decides units, lands them, and knows what it has finished."""
+
+    def __init__(self, consumer: "UnitConsumer", number: int, generation: int) -> None:
+        self.consumer, self.app, self.number, self.generation = consumer, consumer.app, number, generation
+        self.queues = [Queue(TP(topic, number)) for topic in self.app.reads]
+        self.by_topic = {queue.tp.topic: queue for queue in self.queues}
+        self.wake = asyncio.Event()
+        self.busy = self.abandoned = False
+        self.runner: asyncio.Task[None] | None = None
+        self.gates: dict[TP, int] = {}
+        self.progress: dict[str, Progress] = {}
+        #: where the next changelog batch must begin; anything else means that a zombie wrote
+        self.next_changelog_offset = 0
+        self.epoch = 0
+
+    @property
+    def db(self) -> Any:
+        return self.app.store.db(self.number)
+
+    # -- opening
+
+    async def open(self, next_changelog_offset: int, ends: dict[TP, int]) -> None:
+        """Raises the epoch, writes again what a zombie hid, and begins to work."""
+        db = self.db
+        self.next_changelog_offset = next_changelog_offset
+        self.epoch = read_number(db, EPOCH_KEY) + 1
+        self.gates = ends
+        rows: dict[bytes, bytes | None] = {EPOCH_KEY: b"%d" % self.epoch}
+        hidden = [key for key, _ in scan(db, HIDDEN)]
+        for key in hidden:
+            rows[key.removeprefix(HIDDEN)] = db.get(key.removeprefix(HIDDEN))
+        end = await self.log(rows)
+        self.apply(rows, end, forget=hidden)
+        self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
+        self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
+
+    # -- taking
+
+    def offer(self, tp: TP, records: list[Any]) -> bool:
+        """Queues fetched records; says whether the partition should be paused now."""
+        queue = self.by_topic[tp.topic]
+        queue.offer(records)
+        self.wake.set()
+        return queue.is_full
+
+    def gate_is_open(self) -> bool:
+        """Whether the topics that come first were read as far as they went at the assignment."""
+        for tp, end in list(self.gates.items()):
+            position = internals.position(self.consumer, tp)
+            if self.by_topic[tp.topic].records or position is None or position < end:
+                return False
+            del self.gates[tp]
+        return True
+
+    def next_queue(self) -> Queue | None:
+        """The queue to serve: the highest that has records, but each lower one at least once in ten."""
+        waiting = [queue for queue in self.queues if queue.records]
+        if waiting and self.gates and not self.gate_is_open():
+            waiting = [queue for queue in waiting if queue.tp.topic in self.app.gates]
+        if not waiting:
+            return None
+        chosen = next((q for q in waiting[1:] if q.passed_over >= FAIR_SHARE - 1), waiting[0])
+        for queue in waiting:
+            queue.passed_over += 1
+        chosen.passed_over = 0
+        return chosen
+
+    async def run(self) -> None:
+        """Serves the queues until the task is closed."""
+        try:
+            while True:
+                queue = None if self.abandoned or self.consumer.draining else self.next_queue()
+                if queue is None:
+                    self.busy = False
+                    self.wake.clear()
+                    if not await self.woken():
+                        await self.when_idle()
+                    continue
+                self.busy = True
+                records = queue.take(max(1, int(self.app.unit_seconds / queue.cost)))
+                if queue.is_half_empty:
+                    self.consumer.resume(queue.tp)
+                await self.unit(queue, records)
+        except asyncio.CancelledError:
+            raise
+        except Abandoned as why:
+            await self.abandon(str(why))
+        except BaseException as error:
+            await self.app.crash(error)
+        finally:
+            self.busy = False
+
+    async def woken(self) -> bool:
+        """Waits for work, a moment at most."""
+        try:
+            await asyncio.wait_for(self.wake.wait(), IDLE_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
+    # -- one unit
+
+    async def unit(self, queue: Queue, records: list[Any]) -> None:
+        """Decide, changelog, outputs, store, offset: each awaited, in this order."""
+        tp, last = queue.tp, records[-1].offset
+        self.own()
+        failpoint("unit.before_decide")
+        progress = self.progress[tp.topic]
+        unit = Unit(
+            tp.topic, tp.partition, records, self.db, self.app.topic_partitions,
+            number=progress.number + 1, mark=progress.mark, generation=self.generation,
+        )  # fmt: skip
+        spent = await self.consumer.decide(unit)
+        queue.cost = 0.8 * queue.cost + 0.2 * spent / len(records)
+        if len(records) > 1 and sum(len(v or b"") for v in unit.writes.values()) > CHANGELOG_BATCH_BYTES // 2:
+            half = len(records) // 2
+            queue.put_back(records[half:])
+            await self.unit(queue, records[:half])
+            return
+        failpoint("unit.after_decide")
+        end = None
+        if wrote := bool(unit.writes):
+            unit.writes.update(progress.rows(last))
+            end = await self.log(unit.writes)
+        failpoint("unit.after_changelog")
+        await self.deliver(unit.outbox.take())
+        failpoint("unit.after_outputs")
+        self.own()
+        if end is not None:
+            self.apply(unit.writes, end)
+        progress.finished(last, wrote=wrote)
+        failpoint("unit.after_store")
+        self.consumer.done[tp] = last + 1
+        self.app.observer.unit_done(tp.topic, len(records), spent)
+
+    async def log(self, rows: dict[bytes, bytes | None]) -> int:
+        """Lands rows in the changelog, whole or not at all; returns the last offset that they took."""
+        headers = [(EPOCH_HEADER, b"%d" % self.epoch)]
+        while True:
+            self.own()
+            batch = internals.record_batch(CHANGELOG_BATCH_BYTES)
+            for key, value in rows.items():
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+            try:
+                sent = await internals.raw_producer(self.app).send_batch(
+                    batch, self.app.changelog, partition=self.number
+                )
+                landed = await sent
+                break
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+        if landed.offset != self.next_changelog_offset:
+            raise Abandoned("another owner wrote to the changelog")
+        self.next_changelog_offset = landed.offset + len(rows)
+        return self.next_changelog_offset - 1
+
+    async def deliver(self, batches: list[Batch]) -> None:
+        """Sends outputs and waits until the broker has them all."""
+        while batches:
+            self.own()
+            batches = await send(internals.raw_producer(self.app), batches)
+            if batches:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def apply(self, rows: dict[bytes, bytes | None], end: int, forget: list[bytes] | None = None) -> None:
+        """Writes rows and the changelog offset `end` into RocksDB, in one batch."""
+        writes = WriteBatch(raw_mode=True)
+        for key, value in rows.items():
+            if value is None:
+                writes.delete(key)
+            else:
+                writes.put(key, value)
+        for key in forget or ():
+            writes.delete(key)
+        writes.put(OFFSET_KEY, b"%d" % end)
+        self.db.write(writes)
+
+    async def when_idle(self) -> None:
+        """Keeps the marks, so that a restart sends nothing again."""
+        moved = [] if self.abandoned or self.consumer.draining else [
+            p for p in self.progress.values() if p.mark != p.kept_mark
+        ]  # fmt: skip
+        if not moved:
+            return
+        self.busy = True
+        rows: dict[bytes, bytes | None] = {p.mark_key: b"%d" % p.mark for p in moved}
+        self.apply(rows, await self.log(rows))
+        for progress in moved:
+            progress.kept_mark = progress.mark
+
+    # -- owning
+
+    def own(self) -> None:
+        """Raises Abandoned unless this generation still holds and the heartbeat is fresh."""
+        if self.generation != internals.generation(self.app) or self.abandoned:
+            raise Abandoned("the group has a new generation")
+        age = time.monotonic() - self.consumer.heartbeat_at()
+        if age > self.app.conf.broker_session_timeout / 2:
+            raise Abandoned(f"no heartbeat for {age:.1f} s")
+
+    async def abandon(self, why: str) -> None:
+        """Drops everything: what was in flight is unknown here, so begin again from the changelog."""
+        self.abandoned = True
+        for queue in self.queues:
+            queue.records.clear()
+            queue.bytes = 0
+        self.app.observer.abandoned(why)
+        if self.generation == internals.generation(self.app):
+            await internals.rejoin(self.consumer)
+
+    async def close(self) -> None:
+        """Ends the runner."""
+        if self.runner is not None:
+            self.runner.cancel()
+            await asyncio.gather(self.runner, return_exceptions=True)

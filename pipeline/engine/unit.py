@@ -1,0 +1,103 @@
+"""One unit of work: a slice of one fetched partition, its writes and what it sends."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.engine.outbox import Outbox
+from pipeline.engine.store import scan
+
+_MISSING: Any = object()
+
+Decide = Callable[[Any, "Unit"], None]
+Reject = Callable[[Any, Exception, "Unit"], None]
+"""Over a Record; over a Call where the stage calls the outside."""
+
+
+class Unit:
+    """What a stage sees: rows that read the unit's own writes, an outbox, and the unit's number.
+
+    `number` is the unit's own; `mark` is the highest number of this topic whose outputs are all out.
+    """
+
+    __slots__ = (
+        "calls", "db", "decided", "generation", "mark", "number", "outbox", "partition", "records", "topic", "writes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Any],
+        db: Any,
+        partitions: Mapping[str, int],
+        number: int = 0,
+        mark: int = 0,
+        generation: int = 0,
+    ) -> None:
+        self.topic, self.partition, self.records, self.db = topic, partition, records, db
+        self.number, self.mark, self.generation = number, mark, generation
+        self.outbox = Outbox(partitions)
+        self.writes: dict[bytes, bytes | None] = {}
+        #: what an effect stage admitted to be called
+        self.calls: list[Any] = []
+        self.decided: asyncio.Future[float] | None = None
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row of a key as this unit has left it, or None."""
+        found = self.writes.get(key, _MISSING)
+        return self.db.get(key) if found is _MISSING else found
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Sets the row of a key."""
+        self.writes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Removes the row of a key."""
+        self.writes[key] = None
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose keys begin with `prefix`, in key order, as this unit has left them."""
+        rows = dict(scan(self.db, prefix))
+        for key, value in self.writes.items():
+            if key.startswith(prefix):
+                if value is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = value
+        yield from sorted(rows.items())
+
+    def run(self, decide: Decide, reject: Reject) -> None:
+        """Lets the stage decide every record.
+
+        Where a record makes the stage raise, the unit starts over record by record, and that one is
+        handed to `reject` (which dead-letters it) with nothing left of what it had written.
+        """
+        started = time.perf_counter()
+        try:
+            for record in self.records:
+                decide(record, self)
+        except Exception:
+            self.writes.clear()
+            self.outbox.clear()
+            self.calls.clear()
+            self._run_one_by_one(decide, reject)
+        if self.decided is not None and not self.decided.done():
+            self.decided.set_result(time.perf_counter() - started)
+
+    def _run_one_by_one(self, decide: Decide, reject: Reject) -> None:
+        kept_writes: dict[bytes, bytes | None] = {}
+        kept_outbox = self.outbox
+        for record in self.records:
+            self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
+            try:
+                decide(record, self)
+            except Exception as error:
+                self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
+                reject(record, error, self)
+            kept_writes = self.writes
+            for batch in self.outbox.take():
+                for key, value, headers in batch.records:
+                    kept_outbox.add(batch.topic, key, value, headers, partition=batch.partition, room=1 << 30)
+        self.writes, self.outbox = kept_writes, kept_outbox
