@@ -1,0 +1,1 @@
+"""What is decided: one stage a file, in travel order; pure functions of (records, state, clock)."""

@@ -1,0 +1,1 @@
+"""What runs it all: everything that touches the outside."""

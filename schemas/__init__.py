@@ -1,0 +1,1 @@
+"""What travels: frozen models, enums and ids. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""One file a provider: send, its words to our words."""

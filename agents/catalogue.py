@@ -1,0 +1,74 @@
+"""The rules and words that every process knows whole: workflows and templates, as they are at a moment."""
+
+from collections.abc import Iterable
+
+from agents.render import Rendering, compile_parts
+from schemas.kinds import Channel
+from schemas.template import Template
+from schemas.workflow import Workflow
+
+MOST_TYPES = 10_000
+
+
+class Catalogue:
+    """Workflows by event type, templates by name and version; changed only by `set_…` and `drop_…`."""
+
+    def __init__(self, workflows: Iterable[Workflow] = (), templates: Iterable[Template] = ()) -> None:
+        self.workflows: dict[str, Workflow] = {}
+        self.templates: dict[str, Template] = {}
+        self._by_type: dict[str, tuple[Workflow, ...]] = {}
+        self._compiled: dict[tuple[str, int], dict[Channel, Rendering]] = {}
+        for workflow in workflows:
+            self.set_workflow(workflow)
+        for template in templates:
+            self.set_template(template)
+
+    def set_workflow(self, workflow: Workflow) -> None:
+        """Adds or replaces a workflow."""
+        self.workflows[workflow.name] = workflow
+        self._by_type.clear()
+
+    def drop_workflow(self, name: str) -> None:
+        """Removes a workflow."""
+        self.workflows.pop(name, None)
+        self._by_type.clear()
+
+    def set_template(self, template: Template) -> None:
+        """Adds or replaces a template with its versions. Raises TemplateBroken for one that does not compile."""
+        compiled = {
+            (template.name, version): {c: compile_parts(c, parts) for c, parts in by_channel.items()}
+            for version, by_channel in template.versions.items()
+        }
+        self.drop_template(template.name)
+        self._compiled.update(compiled)
+        self.templates[template.name] = template
+
+    def drop_template(self, name: str) -> None:
+        """Removes a template."""
+        if (old := self.templates.pop(name, None)) is not None:
+            for version in old.versions:
+                self._compiled.pop((name, version), None)
+
+    def wanting(self, event_type: str) -> tuple[Workflow, ...]:
+        """The workflows that want an event of that type, by name."""
+        found = self._by_type.get(event_type)
+        if found is None:
+            found = tuple(
+                workflow
+                for _, workflow in sorted(self.workflows.items())
+                if workflow.on == event_type
+                or (workflow.on.endswith("*") and event_type.startswith(workflow.on[:-1]))
+            )
+            if len(self._by_type) >= MOST_TYPES:
+                self._by_type.clear()
+            self._by_type[event_type] = found
+        return found
+
+    def current(self, template: str) -> int | None:
+        """The current version of a template, or None where there is no such template."""
+        found = self.templates.get(template)
+        return found.current if found else None
+
+    def renderings(self, template: str, version: int) -> dict[Channel, Rendering] | None:
+        """What renders a version, by channel."""
+        return self._compiled.get((template, version))

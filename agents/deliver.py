@@ -1,0 +1,180 @@
+"""Deliver: reads a channel's topic, decides each call by the effect ledger, writes `delivery-status` and the DLQ.
+
+Pure: the calls themselves are the pipeline's. State: attempts and results, both write-once.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from agents import topics
+from agents.sending import Send
+from schemas import dead_letter
+from schemas.event import Unreadable, first_problem
+from schemas.ids import hash_in, masked
+from schemas.kinds import Doubt, Reason, State
+from schemas.message import Message
+from schemas.outcome import Outcome
+from schemas.status import Status, rfc3339
+from tables import effects
+from tables.claims import Origin
+from tables.effects import Attempt, Result
+from tables.rows import Rows
+
+MAX_ATTEMPTS = 3
+FIRST_WAIT = 1.0
+MOST_WAIT = 60.0
+"""Seconds. Retry-After is honoured up to it."""
+
+
+class Parcel(NamedTuple):
+    """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names."""
+
+    message: Message
+    value: bytes
+    origin: Origin
+
+    @property
+    def effect(self) -> bytes:
+        return effects.effect(self.message.id, self.message.step, self.message.target_id)
+
+    @property
+    def key(self) -> str:
+        """The idempotency key: the same for every attempt."""
+        return f"{self.message.id}.{self.message.target_id}"
+
+
+class Admitted(NamedTuple):
+    """What to call (None: nothing) and what to send."""
+
+    attempt: Attempt | None
+    sends: Sequence[Send] = ()
+
+
+def read(value: bytes | None, origin: Origin) -> Parcel:
+    """Reads a record of a channel topic. Raises Unreadable, which names the field."""
+    try:
+        return Parcel(Message.model_validate_json(value or b""), value or b"", origin)
+    except ValidationError as error:
+        raise Unreadable(first_problem(error)) from None
+
+
+def admit(parcel: Parcel, rows: Rows, now: int, provider: str, *, honours_keys: bool) -> Admitted:
+    """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms."""
+    message, effect = parcel.message, parcel.effect
+    last = effects.last_attempt(rows, effect)
+    if last is None:
+        if message.expires_at is not None and now >= message.expires_at:
+            return Admitted(None, [_status(message, State.EXPIRED, message.expires_at, Reason.EXPIRED)])
+        return _attempt(parcel, rows, 1, now, provider)
+    result = effects.result(rows, effect, last.n)
+    if result is None:
+        return _resolve_cut_off(parcel, rows, last, now, provider, honours_keys=honours_keys)
+    if _may_go_on(parcel, result, honours_keys=honours_keys):
+        return _attempt(parcel, rows, last.n + 1, now, provider)
+    return Admitted(None, implied(parcel, result))
+
+
+def _attempt(parcel: Parcel, rows: Rows, n: int, now: int, provider: str, sends: Sequence[Send] = ()) -> Admitted:
+    hashed = blake2b(parcel.value, digest_size=16).hexdigest()
+    attempt = Attempt(n, parcel.key, hashed, provider, now)
+    effects.put_attempt(rows, parcel.effect, attempt)
+    return Admitted(attempt, sends)
+
+
+def _resolve_cut_off(
+    parcel: Parcel, rows: Rows, last: Attempt, now: int, provider: str, *, honours_keys: bool
+) -> Admitted:
+    """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy."""
+    if honours_keys and last.provider == provider:
+        return _attempt(parcel, rows, last.n + 1, now, provider)
+    result = Result(last.n, "cut_off", last.at, last.provider, None, Reason.CALL_CUT_OFF)
+    effects.put_result(rows, parcel.effect, result)
+    told = implied(parcel, result)
+    if parcel.message.doubt is Doubt.AT_MOST_ONCE:
+        return Admitted(None, told)
+    return _attempt(parcel, rows, last.n + 1, now, provider, told)
+
+
+def _may_go_on(parcel: Parcel, result: Result, *, honours_keys: bool) -> bool:
+    """Whether another attempt may follow a result."""
+    if result.n >= MAX_ATTEMPTS:
+        return False
+    if result.kind == "deferred":
+        return True
+    return result.kind == "doubtful" and (honours_keys or parcel.message.doubt is Doubt.AT_LEAST_ONCE)
+
+
+def settle(
+    parcel: Parcel, attempt: Attempt, outcome: Outcome, rows: Rows, now: int, *, honours_keys: bool, jitter: float
+) -> tuple[Sequence[Send], float | None]:
+    """Writes how a call ended; what to send, and the seconds to wait before the next attempt (None: it is over).
+
+    `jitter` is a random number from 0 to 1 (full jitter: https://aws.amazon.com/blogs/architecture/
+    exponential-backoff-and-jitter/).
+    """
+    result = Result(
+        attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason
+    )
+    effects.put_result(rows, parcel.effect, result)
+    sends = implied(parcel, result, goes_on=_may_go_on(parcel, result, honours_keys=honours_keys))
+    if not _may_go_on(parcel, result, honours_keys=honours_keys):
+        return sends, None
+    if outcome.retry_after is not None:
+        return sends, min(max(outcome.retry_after, 0.0), MOST_WAIT)
+    return sends, min(FIRST_WAIT * 2 ** (attempt.n - 1), MOST_WAIT) * jitter
+
+
+_STATES = {
+    "sent": State.SENT,
+    "delivered": State.DELIVERED,
+    "refused": State.FAILED,
+    "deferred": State.FAILED,
+    "doubtful": State.UNKNOWN,
+    "cut_off": State.UNKNOWN,
+}
+
+
+def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Send]:
+    """Everything that a result implies, the same bytes every time: its status, and its dead letter."""
+    message = parcel.message
+    state = State.RETRYING if goes_on and result.kind == "deferred" else _STATES[result.kind]
+    reason: str | None = None
+    if result.kind == "refused":
+        reason = Reason.REFUSED
+    elif result.kind == "deferred" and not goes_on:
+        reason = Reason.RETRIES_EXHAUSTED
+    elif result.kind == "cut_off":
+        reason = Reason.CALL_CUT_OFF
+    sends = [_status(message, state, result.at, reason, result)]
+    if state is State.FAILED:
+        sends.append(dead(parcel, reason or Reason.REFUSED, result.reason or "", result.at, result.n))
+    return sends
+
+
+def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:
+    """The dead letter of a message that will not be sent."""
+    origin = parcel.origin
+    found = dead_letter.headers(
+        Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts
+    )
+    message = parcel.message
+    return Send(
+        topics.DEAD_MESSAGES[message.channel], message.user_id.encode(), parcel.value, hash_in(message.id), found
+    )
+
+
+def _status(
+    message: Message, state: State, at: int, reason: str | None, result: Result | None = None
+) -> Send:
+    found = Status.of(
+        v=1, notification_id=message.id, user_id=message.user_id, channel=message.channel,
+        target=masked(message.target), target_id=message.target_id, state=state,
+        reason=reason or (result.reason if result else None), detail=result.reason if result and reason else None,
+        at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
+        provider_message_id=result.provider_message_id if result else None, attempt=result.n if result else None,
+        event=message.event, workflow=None, category=None, priority=None, metadata=None, why=None,
+    )  # fmt: skip
+    return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

@@ -1,0 +1,146 @@
+"""Intake: reads `events`, writes `notifications` (one a recipient) and, for what nobody wants, a status.
+
+Stateless: who was told what before is decided by plan, where the user's state is.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jmespath
+
+from agents import topics
+from agents.catalogue import Catalogue
+from agents.sending import Send
+from schemas import dead_letter
+from schemas.event import MAX_RECIPIENTS, Contact, Event, Request, Unreadable, milliseconds, read_event
+from schemas.ids import hash_in, notification_id, user_hash
+from schemas.kinds import Channel, Priority, Reason, State
+from schemas.notification import PLAN, EventRef, Notification
+from schemas.status import Status, rfc3339
+from schemas.workflow import Workflow
+from tables.claims import Origin
+
+DIRECT = Workflow.model_construct(
+    name="direct", id="direct", on="", recipients=(), template="", channels=tuple(Channel), category="general",
+    priority=Priority.NORMAL,
+)  # fmt: skip
+"""What stands in for a workflow where a request of our own brings its template or its words."""
+
+
+def take_in(
+    value: bytes | None, headers: Sequence[tuple[str, bytes]], origin: Origin, catalogue: Catalogue
+) -> list[Send]:
+    """What an `events` record becomes: notifications, or an ignored status.
+
+    Raises Unreadable, which names the field; nothing else for any bytes at all.
+    """
+    position = f"{origin.topic}-{origin.partition}-{origin.offset}"
+    event = read_event(value, headers, position, origin.at)
+    workflows = catalogue.wanting(event.type)
+    if not workflows and event.request is not None and (event.request.template_id or event.request.content):
+        workflows = (DIRECT,)
+    if not workflows:
+        return [ignored(event, origin, Reason.NO_WORKFLOW)]
+    found: list[Send] = []
+    for workflow in workflows:
+        for user_id, contact in recipients(event, workflow):
+            found.append(notify(event, workflow, user_id, contact, position, origin.at))
+    return found or [ignored(event, origin, Reason.NO_RECIPIENT)]
+
+
+def recipients(event: Event, workflow: Workflow) -> Iterable[tuple[str, Contact | None]]:
+    """Who an event is for, each once: named by the request, else found by the workflow's expressions."""
+    request = event.request
+    if request is not None and request.user_id is not None:
+        return [(request.user_id, None)]
+    found: dict[str, Contact | None] = {}
+    if request is not None and request.recipients is not None:
+        for one in request.recipients:
+            if isinstance(one, Contact):
+                found[one.identity] = one
+            else:
+                found[one] = None
+        return found.items()
+    for path in workflow.recipients:
+        for user_id in _flat(_compiled(path).search(event.data)):
+            found[user_id] = None
+    if len(found) > MAX_RECIPIENTS:
+        raise Unreadable(f"{len(found)} recipients; an event has at most {MAX_RECIPIENTS}", Reason.TOO_LARGE)
+    return found.items()
+
+
+@lru_cache(maxsize=1_000)
+def _compiled(path: str) -> Any:
+    return jmespath.compile(path)
+
+
+def _flat(found: Any) -> Iterable[str]:
+    if isinstance(found, list):
+        for one in found:
+            yield from _flat(one)
+    elif isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+        yield str(found)
+
+
+def notify(
+    event: Event, workflow: Workflow, user_id: str, contact: Contact | None, position: str, at: int
+) -> Send:
+    """The `notifications` record of one recipient: everything that planning needs of workflow and request."""
+    request = event.request or _NOTHING
+    priority = request.priority or workflow.priority
+    expires = milliseconds(request.expires_at)
+    if expires is None and workflow.expires_after is not None:
+        expires = at + workflow.expires_after * 1000
+    notification = Notification.of(
+        v=1,
+        id=notification_id(user_id, event.source, event.id, workflow.id),
+        step=PLAN,
+        user_id=user_id,
+        event=EventRef.of(source=event.source, id=event.id, type=event.type),
+        event_at=at,
+        position=position,
+        workflow=workflow.name,
+        category=request.category or workflow.category,
+        priority=priority,
+        channels=request.channels or workflow.channels,
+        template=request.template_id or (None if request.content else workflow.template),
+        content=request.content,
+        variables=event.data,
+        contact=contact,
+        locale=request.locale,
+        doubt=workflow.doubt,
+        mandatory=workflow.mandatory,
+        expires_at=expires,
+        generation=0,
+        metadata=request.metadata or None,
+    )
+    topic = topics.lane(topics.NOTIFICATIONS, priority)
+    return Send(topic, user_id.encode(), notification.to_json(), hash_in(notification.id))
+
+
+_NOTHING = Request.model_construct(event_type="", user_id="")
+
+
+def ignored(event: Event, origin: Origin, reason: Reason) -> Send:
+    """The status of an event that made no notification; its id is made of the event alone."""
+    name = f"{event.source}|{event.id}"
+    status = Status.of(
+        v=1,
+        notification_id=notification_id(name, event.source, event.id, ""),
+        user_id="",
+        state=State.IGNORED,
+        reason=reason,
+        at=rfc3339(origin.at),
+        event_at=origin.at,
+        event=EventRef.of(source=event.source, id=event.id, type=event.type),
+    )
+    return Send(topics.DELIVERY_STATUS, name.encode(), status.to_json(), user_hash(name))
+
+
+def dead(value: bytes | None, key: bytes | None, error: Exception, origin: Origin, topic: str) -> Send:
+    """The dead letter of a record that could not be read or decided."""
+    reason = getattr(error, "reason", Reason.RAISED)
+    what = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+    found = dead_letter.headers(reason, what, origin.topic, origin.partition, origin.offset, origin.at)
+    return Send(topic, key or b"", value or b"", None, found)

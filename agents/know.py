@@ -1,0 +1,34 @@
+"""Know: reads `users`, `preferences` and `devices`; keeps the latest of each, and sends home what came astray."""
+
+from pydantic import BaseModel, ValidationError
+
+from agents import topics
+from agents.sending import Send
+from schemas.event import Unreadable, first_problem
+from schemas.user import Device, Preferences, User
+from tables import people
+from tables.rows import Rows
+
+_TABLES: dict[str, tuple[bytes, type[BaseModel]]] = {
+    topics.USERS: (people.USERS, User),
+    topics.PREFERENCES: (people.PREFERENCES, Preferences),
+    topics.DEVICES: (people.DEVICES, Device),
+}
+
+
+def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows) -> None:
+    """Upserts a row or erases it (no value). `at` is the broker's time in ms. Raises Unreadable."""
+    prefix, model = _TABLES[topic]
+    if not key:
+        raise Unreadable("the record has no key; it must be the user id")
+    if value is not None:
+        try:
+            model.model_validate_json(value)
+        except ValidationError as error:
+            raise Unreadable(first_problem(error)) from None
+    people.upsert(rows, prefix + key, at, value)
+
+
+def astray(topic: str, key: bytes, value: bytes | None, user_hash: int) -> Send:
+    """The same record, sent to the partition that the user's hash gives."""
+    return Send(topic, key, value, user_hash)

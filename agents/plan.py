@@ -1,0 +1,220 @@
+"""Plan: reads `notifications`, claims each step, decides whom it reaches where, and why not elsewhere.
+
+The claim is looked up first, and every outcome is claimed. Writes the channel topics, `contents` and
+`delivery-status`; state: claims, users, preferences, caps.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from agents import route
+from agents.catalogue import Catalogue
+from agents.render import TemplateBroken, render
+from agents.sending import Send
+from schemas.event import Contact, Unreadable, first_problem
+from schemas.ids import hash_in
+from schemas.kinds import Channel, Reason, State
+from schemas.message import ChannelContent
+from schemas.notification import Notification
+from schemas.status import Verdict
+from schemas.user import Preferences, User
+from tables import caps, claims, people
+from tables.claims import Claim, Origin, Pinned
+from tables.rows import Rows
+
+
+def read(value: bytes | None) -> Notification:
+    """Reads a record of `notifications`. Raises Unreadable, which names the field."""
+    try:
+        return Notification.model_validate_json(value or b"")
+    except ValidationError as error:
+        raise Unreadable(first_problem(error)) from None
+
+
+def plan(
+    notification: Notification, origin: Origin, rows: Rows, number: int, mark: int, catalogue: Catalogue
+) -> Sequence[Send]:
+    """Claims the step and decides it; what a claim implies is sent again where it may not be out.
+
+    `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3).
+    """
+    claim = claims.find(rows, notification.id, notification.step)
+    if claim is None or claim.mendable:
+        return _decide(notification, origin, rows, number, mark, catalogue, claim)
+    if claim.origin == origin:
+        return emit(notification, claim, catalogue) if claim.number > mark else ()
+    if claim.position == notification.position:
+        return ()  # the same event came down again: a replay, or a redelivery of intake
+    return (_status(notification, State.DUPLICATE, origin.at, Reason.ALREADY_PLANNED, notification.position),)
+
+
+def _decide(
+    notification: Notification,
+    origin: Origin,
+    rows: Rows,
+    number: int,
+    mark: int,
+    catalogue: Catalogue,
+    before: Claim | None,
+) -> Sequence[Send]:
+    version, failure, detail = _version(notification, catalogue), None, None
+    pinned: tuple[Pinned, ...] = ()
+    if version is None:
+        failure, detail = Reason.UNKNOWN_TEMPLATE, notification.template
+    else:
+        pinned = choose(notification, origin.at, rows)
+        claim = Claim(origin, notification.position, number, version, pinned)
+        try:
+            sends = emit(notification, claim, catalogue)
+        except TemplateBroken as error:
+            failure, detail = Reason.TEMPLATE_FAILED, str(error)
+    if failure is None:
+        if any(p.reason is None for p in pinned):
+            counter = caps.key(notification.user_id, origin.at)
+            caps.raise_by_one(rows, counter, caps.count(rows, counter))
+        claims.put(rows, notification.id, notification.step, claim)
+        return sends
+    told = f"{failure}: {detail}"[:500]
+    if before is not None and before.failure == told and before.number <= mark:
+        return ()  # still broken in the same way, and said so already
+    claims.put(
+        rows, notification.id, notification.step,
+        Claim(origin, notification.position, number, version or 0, (), mendable=True, failure=told),
+    )  # fmt: skip
+    return (_status(notification, State.FAILED, origin.at, failure, detail),)
+
+
+def _version(notification: Notification, catalogue: Catalogue) -> int | None:
+    if notification.content is not None:
+        return 0
+    return catalogue.current(notification.template or "")
+
+
+def choose(notification: Notification, now: int, rows: Rows) -> tuple[Pinned, ...]:
+    """Each channel's outcome: a target, or the rule that stands against it. Exactly one a channel asked for."""
+    user = people.user(rows, notification.user_id)
+    contact = notification.contact
+    if user is None and contact is None:
+        return tuple(Pinned(c, None, Reason.UNKNOWN_USER) for c in notification.channels)
+    if notification.expires_at is not None and now >= notification.expires_at:
+        return tuple(Pinned(c, None, Reason.EXPIRED) for c in notification.channels)
+    wanted = people.preferences(rows, notification.user_id)
+    capped = _capped(notification, wanted, now, rows)
+    return tuple(
+        _outcome(channel, notification, user, contact, wanted, capped) for channel in notification.channels
+    )
+
+
+def _capped(notification: Notification, wanted: Preferences, now: int, rows: Rows) -> str | None:
+    """What the daily cap saw where it says no. Critical and mandatory ones pass, and are counted."""
+    if notification.mandatory or notification.priority == "critical":
+        return None
+    counted = caps.count(rows, caps.key(notification.user_id, now))
+    return f"{counted} of {wanted.frequency_limit}" if counted >= wanted.frequency_limit else None
+
+
+def _outcome(
+    channel: Channel,
+    notification: Notification,
+    user: User | None,
+    contact: Contact | None,
+    wanted: Preferences,
+    capped: str | None,
+) -> Pinned:
+    target = address(channel, notification.user_id, user, contact)
+    if target is None:
+        return Pinned(channel, None, Reason.NO_ADDRESS)
+    if not notification.mandatory:
+        if not wanted.channels.get(channel, True):
+            return Pinned(channel, None, Reason.CHANNEL_OPTED_OUT, f"channels.{channel}: false")
+        by_category = wanted.categories.get(notification.category)
+        if by_category is not None and not by_category.get(channel, True):
+            saw = f"categories.{notification.category}.{channel}: false"
+            return Pinned(channel, None, Reason.CATEGORY_OPTED_OUT, saw)
+    if capped is not None:
+        return Pinned(channel, None, Reason.DAILY_CAP, capped)
+    return Pinned(channel, target)
+
+
+def address(channel: Channel, user_id: str, user: User | None, contact: Contact | None) -> str | None:
+    """Where the user is reached on a channel: the contact's address before the user's own."""
+    if channel is Channel.WEB:
+        return user_id
+    field = _FIELDS.get(channel)
+    if field is None:
+        return None
+    return (getattr(contact, field, None) if contact else None) or (getattr(user, field, None) if user else None)
+
+
+_FIELDS = {Channel.EMAIL: "email", Channel.SMS: "phone", Channel.CHAT: "slack", Channel.WEBHOOK: "webhook_url"}
+
+
+def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list[Send]:
+    """Everything that a claim implies, from what it pinned and nothing that may have changed since.
+
+    Raises TemplateBroken.
+    """
+    key, hashed, at = notification.user_id.encode(), hash_in(notification.id), claim.origin.at
+    rendered: dict[str, ChannelContent] = {}
+    outcomes: list[tuple[Pinned, State]] = []
+    sends: list[Send] = []
+    for pinned in claim.pinned:
+        reason = pinned.reason
+        if reason is None:
+            content = _words(notification, claim.version, Channel(pinned.channel), catalogue)
+            if content is None:
+                pinned, reason = pinned._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL), Reason.NO_TEMPLATE_FOR_CHANNEL
+            else:
+                rendered[pinned.channel] = content
+                sends.append(route.message(notification, pinned, content, at, key, hashed))
+        state = State.QUEUED if reason is None else State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
+        outcomes.append((pinned, state))
+    if rendered:
+        sends.append(route.contents(notification, rendered, key, hashed))
+    why = explain(notification, outcomes)
+    for pinned, state in outcomes:
+        sends.append(
+            route.status(
+                notification, state, at, key, hashed,
+                channel=pinned.channel, target=pinned.target, reason=pinned.reason, detail=pinned.saw or None, why=why,
+            )
+        )  # fmt: skip
+        why = None
+    return sends
+
+
+def _words(
+    notification: Notification, version: int, channel: Channel, catalogue: Catalogue
+) -> ChannelContent | None:
+    direct = notification.content
+    if direct is not None:
+        subject = direct.subject if channel is Channel.EMAIL else None
+        return ChannelContent.of(subject=subject, text=direct.body, html=None)
+    renderings = catalogue.renderings(notification.template or "", version)
+    if renderings is None:
+        raise TemplateBroken(f"version {version} of {notification.template} is gone")
+    rendering = renderings.get(channel)
+    return render(rendering, notification.variables) if rendering is not None else None
+
+
+def explain(notification: Notification, outcomes: Sequence[tuple[Pinned, State]]) -> list[Verdict] | None:
+    """The decision, rule by rule."""
+    return [
+        Verdict.of(rule="workflow", saw=notification.event.type, verdict=notification.workflow),
+        *[
+            Verdict.of(
+                rule=str(pinned.channel),
+                saw=pinned.saw,
+                verdict="queued" if state is State.QUEUED else f"{state}: {pinned.reason}",
+            )
+            for pinned, state in outcomes
+        ],
+    ]
+
+
+def _status(
+    notification: Notification, state: State, at: int, reason: str, detail: str | None = None
+) -> Send:
+    key, hashed = notification.user_id.encode(), hash_in(notification.id)
+    return route.status(notification, state, at, key, hashed, reason=reason, detail=detail)

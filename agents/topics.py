@@ -1,0 +1,32 @@
+"""The names of what the stages send to, without any prefix."""
+
+from schemas.kinds import Channel, Priority
+
+EVENTS = "events"
+NOTIFICATIONS = "notifications"
+DELIVERY_STATUS = "delivery-status"
+CONTENTS = "contents"
+USERS = "users"
+PREFERENCES = "preferences"
+DEVICES = "devices"
+TEMPLATES = "templates"
+WORKFLOWS = "workflows"
+SEGMENTS = "segments"
+CONTROL = "control"
+EXPRESS = "-express"
+
+MESSAGES = {channel: f"{channel}-notifications" for channel in Channel}
+DEAD_EVENTS = "dlq-events"
+DEAD_NOTIFICATIONS = "dlq-notifications"
+DEAD_MESSAGES = {channel: f"dlq-{channel}" for channel in Channel}
+DEAD_PEOPLE = "dlq-people"
+
+_LANES = {
+    name: {priority: name + (EXPRESS if priority.is_express else "") for priority in Priority}
+    for name in (EVENTS, NOTIFICATIONS, *MESSAGES.values())
+}
+
+
+def lane(topic: str, priority: Priority) -> str:
+    """The topic of a lane: critical and high travel on `-express`."""
+    return _LANES[topic][priority]

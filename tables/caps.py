@@ -1,0 +1,21 @@
+"""Caps: how much a user was sent in a day."""
+
+from tables.rows import Rows
+
+PREFIX = b"k|"
+DAY = 86_400_000
+
+
+def key(user_id: str, at: int) -> bytes:
+    """The row of a user's day; `at` is in milliseconds since the epoch, days are UTC's."""
+    return b"%s%s|%06d" % (PREFIX, user_id.encode(), at // DAY)
+
+
+def count(rows: Rows, key: bytes) -> int:
+    """How many were counted so far."""
+    return int(rows.get(key) or 0)
+
+
+def raise_by_one(rows: Rows, key: bytes, counted: int) -> None:
+    """Counts one more than `counted`."""
+    rows.put(key, b"%d" % (counted + 1))

@@ -1,0 +1,71 @@
+"""The effect ledger: attempts, durable before the call, and their results; both written once."""
+
+from typing import NamedTuple
+
+import orjson
+
+from schemas.ids import packed
+from tables.rows import Rows
+
+ATTEMPTS = b"a|"
+RESULTS = b"r|"
+MOST_ATTEMPTS = 1_000
+
+
+class Attempt(NamedTuple):
+    """A call that was about to be made: its key, the hash of its bytes, to whom, when (ms, worker's clock)."""
+
+    n: int
+    key: str
+    hashed: str
+    provider: str
+    at: int
+
+
+class Result(NamedTuple):
+    """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end."""
+
+    n: int
+    kind: str
+    at: int
+    provider: str
+    provider_message_id: str | None = None
+    reason: str | None = None
+
+
+def effect(notification: str, step: str, target_id: str) -> bytes:
+    """The name of an effect: one target of one step of one notification."""
+    return packed(notification) + step.encode() + b"|" + target_id.encode() + b"|"
+
+
+def attempt(rows: Rows, effect: bytes, n: int) -> Attempt | None:
+    """The attempt n, or None."""
+    row = rows.get(ATTEMPTS + effect + b"%d" % n)
+    return Attempt(n, *orjson.loads(row)) if row is not None else None
+
+
+def result(rows: Rows, effect: bytes, n: int) -> Result | None:
+    """The result of attempt n, or None."""
+    row = rows.get(RESULTS + effect + b"%d" % n)
+    return Result(n, *orjson.loads(row)) if row is not None else None
+
+
+def put_attempt(rows: Rows, effect: bytes, made: Attempt) -> None:
+    """Writes an attempt."""
+    rows.put(ATTEMPTS + effect + b"%d" % made.n, orjson.dumps(made[1:]))
+
+
+def put_result(rows: Rows, effect: bytes, ended: Result) -> None:
+    """Writes a result."""
+    rows.put(RESULTS + effect + b"%d" % ended.n, orjson.dumps(ended[1:]))
+
+
+def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
+    """The latest attempt, or None."""
+    found = None
+    for n in range(1, MOST_ATTEMPTS):
+        following = attempt(rows, effect, n)
+        if following is None:
+            break
+        found = following
+    return found

@@ -1,0 +1,223 @@
+"""History: one row a notification, folded from its statuses and contents; counts that move with it."""
+
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import orjson
+
+from schemas.ids import packed
+from schemas.kinds import State
+from schemas.message import Contents
+from schemas.status import Status
+from tables.rows import Rows
+from tables.states import advance
+
+NOTIFICATIONS = b"n|"
+BY_USER = b"h|"
+BY_EVENT = b"e|"
+COUNTS = b"g|"
+MINUTES = b"m|"
+LATENCIES = b"l|"
+MOST_TIMELINE = 200
+BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000, 600_000)
+_MOVED = (State.SENT, State.DELIVERED)
+
+
+class Pair(TypedDict):
+    """One target of one channel."""
+
+    channel: str
+    target: str | None
+    state: str
+    reason: str | None
+    attempt: int
+    provider: str | None
+    provider_message_id: str | None
+    at: str
+
+
+class History(TypedDict):
+    """The whole story of a notification. `pairs` are by channel and target id."""
+
+    id: str
+    user_id: str
+    event: dict[str, str]
+    event_at: int
+    workflow: str | None
+    category: str | None
+    priority: str | None
+    pairs: dict[str, Pair]
+    timeline: list[list[Any]]
+    why: list[dict[str, str]]
+    content: dict[str, Any]
+    duplicates: int
+    left_out: int
+
+
+def key(notification: str) -> bytes:
+    """The row key of a notification's history."""
+    return NOTIFICATIONS + packed(notification)
+
+
+def find(rows: Rows, notification: str) -> History | None:
+    """The history of a notification, or None."""
+    row = rows.get(key(notification))
+    return None if row is None else orjson.loads(row)
+
+
+def of_user(rows: Rows, user_id: str, most: int) -> Iterator[History]:
+    """The histories of a user, the newest first, `most` of them."""
+    prefix = BY_USER + user_id.encode() + b"\0"
+    for index, (at, _) in enumerate(rows.scan(prefix)):
+        if index >= most:
+            return
+        row = rows.get(NOTIFICATIONS + at[len(prefix) + 8 :])
+        if row is not None:
+            yield orjson.loads(row)
+
+
+def of_event(rows: Rows, source: str, event: str) -> Iterator[History]:
+    """The histories of an upstream event."""
+    prefix = _event_key(source, event)
+    for found, _ in rows.scan(prefix):
+        row = rows.get(NOTIFICATIONS + found[len(prefix) :])
+        if row is not None:
+            yield orjson.loads(row)
+
+
+def _event_key(source: str, event: str) -> bytes:
+    return BY_EVENT + source.encode() + b"\0" + event.encode() + b"\0"
+
+
+def _begin(rows: Rows, status: Status) -> History:
+    """A fresh row with its two indexes: by user, newest first, and by event."""
+    newest_first = (2**63 - status.event_at).to_bytes(8)
+    rows.put(BY_USER + status.user_id.encode() + b"\0" + newest_first + packed(status.notification_id), b"")
+    rows.put(_event_key(status.event.source, status.event.id) + packed(status.notification_id), b"")
+    return {
+        "id": status.notification_id,
+        "user_id": status.user_id,
+        "event": {"source": status.event.source, "id": status.event.id, "type": status.event.type},
+        "event_at": status.event_at,
+        "workflow": None,
+        "category": None,
+        "priority": None,
+        "pairs": {},
+        "timeline": [],
+        "why": [],
+        "content": {},
+        "duplicates": 0,
+        "left_out": 0,
+    }
+
+
+def tell(rows: Rows, status: Status, at: int) -> bool:
+    """Folds a status into its notification's history; `at` is its broker time in ms.
+
+    Says whether anything changed: a repeat changes nothing, and counts nothing.
+    """
+    history = find(rows, status.notification_id)
+    if history is None or not history["event"]:
+        content = history["content"] if history else {}
+        history = _begin(rows, status)
+        history["content"] = content
+    entry = [
+        status.at, status.channel, status.target_id, status.state, status.reason, status.provider, status.attempt,
+        status.detail,
+    ]  # fmt: skip
+    if entry in history["timeline"]:
+        return False
+    if len(history["timeline"]) >= MOST_TIMELINE:
+        history["left_out"] += 1
+    else:
+        history["timeline"].append(entry)
+        history["timeline"].sort(key=lambda e: e[0])
+    for name in ("workflow", "category", "priority"):
+        if (told := getattr(status, name)) is not None:
+            history[name] = told  # type: ignore[literal-required]
+    if status.why:
+        history["why"] = [verdict.model_dump() for verdict in status.why]
+    if status.state is State.DUPLICATE:
+        history["duplicates"] += 1
+        _count(rows, COUNTS + b"|duplicate", 1)
+    else:
+        _move(rows, history, status, at)
+    rows.put(key(status.notification_id), orjson.dumps(history))
+    return True
+
+
+def _move(rows: Rows, history: History, status: Status, at: int) -> None:
+    name = f"{status.channel or ''}:{status.target_id or ''}"
+    pair = history["pairs"].get(name)
+    before = State(pair["state"]) if pair else None
+    attempt = status.attempt or 0
+    after = advance(before, status.state, newer_attempt=pair is None or attempt > pair["attempt"])
+    if pair is None or after != before or (after == status.state and attempt > pair["attempt"]):
+        history["pairs"][name] = {
+            "channel": status.channel or "",
+            "target": status.target,
+            "state": after,
+            "reason": status.reason,
+            "attempt": max(attempt, pair["attempt"] if pair else 0),
+            "provider": status.provider,
+            "provider_message_id": status.provider_message_id,
+            "at": status.at,
+        }
+    if after == before:
+        return
+    channel = (status.channel or "").encode()
+    if before is not None:
+        _count(rows, COUNTS + channel + b"|" + before.encode(), -1)
+    _count(rows, COUNTS + channel + b"|" + after.encode(), 1)
+    _count(rows, b"%s%010d|%s|%s" % (MINUTES, at // 60_000, channel, after.encode()), 1)
+    if after in _MOVED and before not in _MOVED:
+        took = at - status.event_at
+        bucket = next((b for b in BUCKETS_MS if took <= b), -1)
+        _count(rows, b"%s%s|%d" % (LATENCIES, channel, bucket), 1)
+
+
+def _count(rows: Rows, key: bytes, by: int) -> None:
+    rows.put(key, b"%d" % (int(rows.get(key) or 0) + by))
+
+
+def keep_contents(rows: Rows, contents: Contents) -> None:
+    """Keeps the rendered content beside the history; it may come before the first status."""
+    history = find(rows, contents.notification_id)
+    if history is None:
+        history = {
+            "id": contents.notification_id, "user_id": contents.user_id, "event": {}, "event_at": 0, "workflow": None,
+            "category": None, "priority": None, "pairs": {}, "timeline": [], "why": [], "content": {},
+            "duplicates": 0, "left_out": 0,
+        }  # fmt: skip
+    told = {str(c): content.model_dump(exclude_none=True) for c, content in contents.channels.items()}
+    if history["content"] != told:
+        history["content"] = told
+        rows.put(key(contents.notification_id), orjson.dumps(history))
+
+
+def counts(rows: Rows) -> dict[tuple[str, str], int]:
+    """How many pairs of (channel, state) there are now in this partition."""
+    found = {}
+    for row, value in rows.scan(COUNTS):
+        channel, _, state = row.removeprefix(COUNTS).decode().partition("|")
+        found[channel, state] = int(value)
+    return found
+
+
+def latencies(rows: Rows) -> dict[tuple[str, int], int]:
+    """How many first sends took at most so many milliseconds (-1: more), by channel."""
+    found = {}
+    for row, value in rows.scan(LATENCIES):
+        channel, _, bucket = row.removeprefix(LATENCIES).decode().partition("|")
+        found[channel, int(bucket)] = int(value)
+    return found
+
+
+def minutes(rows: Rows, since: int) -> dict[tuple[int, str, str], int]:
+    """How often a pair came to a state, by minute since the epoch, channel and state."""
+    found = {}
+    for row, value in rows.scan(MINUTES):
+        minute, channel, state = row.removeprefix(MINUTES).decode().split("|")
+        if int(minute) >= since:
+            found[int(minute), channel, state] = int(value)
+    return found

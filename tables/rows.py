@@ -1,0 +1,13 @@
+"""What a table stands on: rows by key, as a unit of work has left them."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Rows(Protocol):
+    """Reads its own writes. Keys begin with a letter that names the table."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> None: ...
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...
