@@ -4,20 +4,18 @@ The claim is looked up first, and every outcome is claimed. Writes the channel t
 `delivery-status`; state: claims, users, preferences, caps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from agents import route
 from agents.catalogue import Catalogue
-from agents.render import TemplateBroken, render
+from agents.render import Contexts, Rendering, TemplateBroken, render
+from agents.route import Router, Words
 from agents.sending import Send
 from schemas.event import Contact, Unreadable, first_problem
-from schemas.ids import hash_in
+from schemas.ids import hash_in, target_id
 from schemas.kinds import Channel, Reason, State
-from schemas.message import ChannelContent
 from schemas.notification import Notification
-from schemas.status import Verdict
 from schemas.user import Preferences, User
 from tables import caps, claims, people
 from tables.claims import Claim, Origin, Pinned
@@ -139,7 +137,7 @@ def _outcome(
 
 def address(channel: Channel, user_id: str, user: User | None, contact: Contact | None) -> str | None:
     """Where the user is reached on a channel: the contact's address before the user's own."""
-    if channel is Channel.WEB:
+    if channel == Channel.WEB:
         return user_id
     field = _FIELDS.get(channel)
     if field is None:
@@ -155,60 +153,68 @@ def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list
 
     Raises TemplateBroken.
     """
-    key, hashed, at = notification.user_id.encode(), hash_in(notification.id), claim.origin.at
-    rendered: dict[str, ChannelContent] = {}
-    outcomes: list[tuple[Pinned, State]] = []
+    router = Router(notification, claim.origin.at, hash_in(notification.id))
+    renderings = _renderings(notification, claim.version, catalogue)
+    contexts = Contexts(notification.variables)
+    rendered: dict[str, Words] = {}
+    outcomes: list[tuple[Pinned, str, str | None]] = []
     sends: list[Send] = []
     for pinned in claim.pinned:
-        reason = pinned.reason
-        if reason is None:
-            content = _words(notification, claim.version, Channel(pinned.channel), catalogue)
-            if content is None:
-                pinned, reason = pinned._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL), Reason.NO_TEMPLATE_FOR_CHANNEL
-            else:
-                rendered[pinned.channel] = content
-                sends.append(route.message(notification, pinned, content, at, key, hashed))
-        state = State.QUEUED if reason is None else State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
-        outcomes.append((pinned, state))
+        channel, target, reason, _ = pinned
+        if reason is None and target is not None:
+            words = _words(notification, channel, renderings, contexts)
+            if words is not None:
+                name = target_id(target)
+                rendered[channel] = words
+                sends.append(router.message(channel, target, name, words))
+                outcomes.append((pinned, "queued", name))
+                continue
+            pinned = pinned._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL)
+        outcomes.append((pinned, "expired" if reason == "expired" else "suppressed", None))
     if rendered:
-        sends.append(route.contents(notification, rendered, key, hashed))
-    why = explain(notification, outcomes)
-    for pinned, state in outcomes:
+        sends.append(router.contents(rendered))
+    why: list[dict[str, str]] | None = explain(notification, outcomes)
+    for pinned, state, name in outcomes:
+        channel, target, reason, saw = pinned
         sends.append(
-            route.status(
-                notification, state, at, key, hashed,
-                channel=pinned.channel, target=pinned.target, reason=pinned.reason, detail=pinned.saw or None, why=why,
+            router.status(
+                state, channel=channel, target=target, target_name=name, reason=reason, detail=saw or None, why=why
             )
-        )  # fmt: skip
+        )
         why = None
     return sends
 
 
+def _renderings(notification: Notification, version: int, catalogue: Catalogue) -> Mapping[Channel, Rendering]:
+    if notification.content is not None:
+        return {}
+    found = catalogue.renderings(notification.template or "", version)
+    if found is None:
+        raise TemplateBroken(f"version {version} of {notification.template} is gone")
+    return found
+
+
 def _words(
-    notification: Notification, version: int, channel: Channel, catalogue: Catalogue
-) -> ChannelContent | None:
+    notification: Notification, channel: str, renderings: Mapping[Channel, Rendering], contexts: Contexts
+) -> Words | None:
     direct = notification.content
     if direct is not None:
-        subject = direct.subject if channel is Channel.EMAIL else None
-        return ChannelContent.of(subject=subject, text=direct.body, html=None)
-    renderings = catalogue.renderings(notification.template or "", version)
-    if renderings is None:
-        raise TemplateBroken(f"version {version} of {notification.template} is gone")
-    rendering = renderings.get(channel)
-    return render(rendering, notification.variables) if rendering is not None else None
+        if direct.subject is not None and channel == "email":
+            return {"subject": direct.subject, "text": direct.body}
+        return {"text": direct.body}
+    rendering = renderings.get(channel)  # type: ignore[call-overload]
+    return render(rendering, contexts) if rendering is not None else None
 
 
-def explain(notification: Notification, outcomes: Sequence[tuple[Pinned, State]]) -> list[Verdict] | None:
-    """The decision, rule by rule."""
+def explain(
+    notification: Notification, outcomes: Sequence[tuple[Pinned, str, str | None]]
+) -> list[dict[str, str]]:
+    """The decision, rule by rule (schemas.status.Verdict)."""
     return [
-        Verdict.of(rule="workflow", saw=notification.event.type, verdict=notification.workflow),
+        {"rule": "workflow", "saw": notification.event.type, "verdict": notification.workflow},
         *[
-            Verdict.of(
-                rule=str(pinned.channel),
-                saw=pinned.saw,
-                verdict="queued" if state is State.QUEUED else f"{state}: {pinned.reason}",
-            )
-            for pinned, state in outcomes
+            {"rule": p.channel, "saw": p.saw, "verdict": state if p.reason is None else f"{state}: {p.reason}"}
+            for p, state, _ in outcomes
         ],
     ]
 
@@ -216,5 +222,4 @@ def explain(notification: Notification, outcomes: Sequence[tuple[Pinned, State]]
 def _status(
     notification: Notification, state: State, at: int, reason: str, detail: str | None = None
 ) -> Send:
-    key, hashed = notification.user_id.encode(), hash_in(notification.id)
-    return route.status(notification, state, at, key, hashed, reason=reason, detail=detail)
+    return Router(notification, at, hash_in(notification.id)).status(state, reason=reason, detail=detail)

@@ -1,16 +1,19 @@
 """Rendering: a template's parts and variables become the words for one channel."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from jinja2 import StrictUndefined, TemplateError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.kinds import Channel
-from schemas.message import ChannelContent
 from schemas.template import Parts
 
 MAX_OUTPUT = 256_000
+MAX_PIECES = 100_000
+"""What a template yields at the most; loops end there."""
 MAX_SUBJECT = 998
 """RFC 5322, 2.1.1: a line has at most 998 characters."""
 
@@ -19,7 +22,7 @@ class TemplateBroken(ValueError):
     """A template that does not compile, or that its variables do not fill."""
 
 
-Render = Callable[[Mapping[str, Any]], str]
+Render = Callable[[Context], str]
 
 
 class Rendering(NamedTuple):
@@ -30,59 +33,78 @@ class Rendering(NamedTuple):
     html: Render | None
 
 
-_plain = ImmutableSandboxedEnvironment(autoescape=False, undefined=StrictUndefined, keep_trailing_newline=False)
+_plain = ImmutableSandboxedEnvironment(autoescape=False, undefined=StrictUndefined)
 _html = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined)
-_json = ImmutableSandboxedEnvironment(autoescape=False, undefined=StrictUndefined)
 
 
 def compile_parts(channel: Channel, parts: Parts) -> Rendering:
     """Compiles the parts of one channel. Raises TemplateBroken."""
-    environment = _json if channel is Channel.WEBHOOK else _plain
     return Rendering(
-        _compile(environment, parts.subject) if parts.subject is not None else None,
-        _compile(environment, parts.text),
+        _compile(_plain, parts.subject) if parts.subject is not None else None,
+        _compile(_plain, parts.text),
         _compile(_html, parts.html) if parts.html is not None else None,
     )
 
 
 def _compile(environment: ImmutableSandboxedEnvironment, source: str) -> Render:
     try:
-        template = environment.from_string(source)
+        root = environment.from_string(source).root_render_func
     except TemplateError as error:
         raise TemplateBroken(f"line {getattr(error, 'lineno', '?')}: {error}") from None
-    # half of what `render` costs is its copy of the variables, which nothing here can change
-    root, context = template.root_render_func, template.new_context
 
-    def render(variables: Mapping[str, Any]) -> str:
-        return _bounded(root(context(variables, shared=True)))
+    def render(context: Context) -> str:
+        found = "".join(islice(root(context), MAX_PIECES))
+        if len(found) > MAX_OUTPUT:
+            raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
+        return found
 
     return render
 
 
-def _bounded(pieces: Iterator[str]) -> str:
-    """Joins what a template yields, and stops where it is too much."""
-    found, size = [], 0
-    for piece in pieces:
-        size += len(piece)
-        if size > MAX_OUTPUT:
-            raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
-        found.append(piece)
-    return "".join(found)
+class Contexts:
+    """The variables of one notification, ready for every part of every channel.
+
+    A context is half of what Jinja's `render` costs, and the parts of a template can share one: they
+    define no blocks, and nothing in the sandbox can change the variables.
+    """
+
+    __slots__ = ("_html", "_plain", "variables")
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self.variables = variables
+        self._plain: Context | None = None
+        self._html: Context | None = None
+
+    @property
+    def plain(self) -> Context:
+        if self._plain is None:
+            self._plain = Context(_plain, self.variables, None, {})
+        return self._plain
+
+    @property
+    def html(self) -> Context:
+        if self._html is None:
+            self._html = Context(_html, self.variables, None, {})
+        return self._html
 
 
-def render(rendering: Rendering, variables: Mapping[str, Any]) -> ChannelContent:
-    """The words for one channel. Raises TemplateBroken, which says what is missing or wrong."""
+def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
+    """The words for one channel: subject and html where the template has them, and text.
+
+    Raises TemplateBroken, which says what is missing or wrong.
+    """
+    found: dict[str, str] = {}
     try:
-        subject = rendering.subject(variables) if rendering.subject else None
-        text = rendering.text(variables)
-        html = rendering.html(variables) if rendering.html else None
+        if rendering.subject is not None:
+            found["subject"] = one_line(rendering.subject(contexts.plain))
+        found["text"] = rendering.text(contexts.plain)
+        if rendering.html is not None:
+            found["html"] = rendering.html(contexts.html)
     except TemplateBroken:
         raise
     except Exception as error:  # a template runs its author's expressions: anything may come out
         raise TemplateBroken(f"{type(error).__name__}: {error}") from None
-    if subject is not None:
-        subject = one_line(subject)
-    return ChannelContent.of(subject=subject, text=text, html=html)
+    return found
 
 
 def one_line(subject: str) -> str:

@@ -20,11 +20,22 @@ DEAD_EVENTS = "dlq-events"
 DEAD_NOTIFICATIONS = "dlq-notifications"
 DEAD_MESSAGES = {channel: f"dlq-{channel}" for channel in Channel}
 DEAD_PEOPLE = "dlq-people"
+DEAD_STATUS = "dlq-status"
 
 _LANES = {
     name: {priority: name + (EXPRESS if priority.is_express else "") for priority in Priority}
     for name in (EVENTS, NOTIFICATIONS, *MESSAGES.values())
 }
+
+
+_MESSAGE_LANES = {
+    (str(channel), str(priority)): _LANES[MESSAGES[channel]][priority] for channel in Channel for priority in Priority
+}
+
+
+def message_lane(channel: str, priority: str) -> str:
+    """The channel topic of a lane."""
+    return _MESSAGE_LANES[channel, priority]
 
 
 def lane(topic: str, priority: Priority) -> str:

@@ -1,20 +1,40 @@
-"""Settings: `carillon.toml`, overruled by CARILLON_… variables; unknown ones are refused with the nearest name."""
+"""Settings: `carillon.toml`, overruled by CARILLON_… variables.
+
+Unknown ones are refused with the nearest name. `docs/configuration.md` lists them all.
+"""
 
 import difflib
+import json
 import os
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.kinds import Channel
 
 ENV_PREFIX = "CARILLON_"
 #: read by other parts of the process, not settings
-_OTHER_VARIABLES = {"CARILLON_FAILPOINT", "CARILLON_FAILPOINT_LOG"}
+_OTHER_VARIABLES = {
+    "CARILLON_FAILPOINT",
+    "CARILLON_FAILPOINT_LOG",
+    "CARILLON_MAVEN_REPOSITORY",
+    "CARILLON_SINK_SECRET",
+}
+_ROLES = ("core", *(str(channel) for channel in Channel), "status")
 
 
 class SettingsError(Exception):
@@ -31,43 +51,60 @@ class Kafka(_Section):
     bootstrap_servers: str = Field(
         "", description="host:port,…; empty: KAFKA_BOOTSTRAP_SERVERS, else the embedded broker"
     )
-    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="stands before every topic and group")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str = ""
-    sasl_password: SecretStr = SecretStr("")
-    sasl_password_file: Path | None = None
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
-    session_timeout: float = Field(10.0, ge=1, le=300, description="seconds until a silent worker's work is given away")
-    partitions: dict[str, int] = Field(
-        default_factory=dict, description="partitions of a role's topics (core, status, email, sms, …), for new set-ups"
+    topic_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="stands before every topic and group"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how the broker is spoken to"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="SASL_…: how this process proves who it is"
+    )
+    sasl_username: str = Field("", description="SASL_…: the user")
+    sasl_password: SecretStr = Field(SecretStr(""), description="SASL_…: the password")
+    sasl_password_file: Path | None = Field(None, description="a file that holds sasl_password")
+    ssl_cafile: Path | None = Field(None, description="SSL: certificates to trust, PEM; none: the system's")
+    ssl_certfile: Path | None = Field(None, description="SSL: our own certificate, PEM")
+    ssl_keyfile: Path | None = Field(None, description="SSL: the key of ssl_certfile, PEM")
+    session_timeout: float = Field(
+        10.0, ge=1, le=300, description="seconds until a silent worker's work is given away"
+    )
+    partitions: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="partitions of a role's topics (core, status, email, sms, …), for new set-ups",
     )
     replication_factor: int = Field(1, ge=1, description="of the topics that we create")
+
+    @field_validator("partitions")
+    @classmethod
+    def _of_roles(cls, partitions: dict[str, int]) -> dict[str, int]:
+        for role in partitions:
+            if role not in _ROLES:
+                raise ValueError(f"no such role {role!r}{_nearest(role, _ROLES)}")
+        return partitions
 
 
 class Web(_Section):
     """The HTTP side: operator pages, metrics, health."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0: all of this machine's")
     port: int = Field(8080, ge=0, le=65535, description="0: any free one")
-    public_url: str = ""
+    public_url: str = Field("", description="under which people reach the pages; for links in messages")
 
 
 class ProviderSettings(_Section):
     """One provider of a channel. Which fields count depends on its `kind`."""
 
-    kind: Literal["outbox", "smtp", "webhook", "inbox"]
+    kind: Literal["outbox", "smtp", "webhook", "inbox"] = Field(description="what it is")
     base_url: str | None = Field(None, description="stands for the vendor's own address (HTTP kinds)")
     host: str = Field("127.0.0.1", description="smtp")
     port: int = Field(25, ge=1, le=65535, description="smtp")
     username: str | None = Field(None, description="smtp")
     password: SecretStr | None = Field(None, description="smtp")
-    password_file: Path | None = None
+    password_file: Path | None = Field(None, description="smtp: a file that holds password")
     sender: str = Field("Carillon <carillon@localhost>", alias="from", description="smtp: the From address")
     signing_secret: SecretStr | None = Field(None, description="webhook: whsec_… (Standard Webhooks)")
-    signing_secret_file: Path | None = None
+    signing_secret_file: Path | None = Field(None, description="webhook: a file that holds signing_secret")
     allow_internal: bool = Field(False, description="webhook: also call loopback and private addresses")
     timeout: float = Field(10.0, gt=0, le=60, description="seconds, in all, for one call")
 
@@ -77,15 +114,34 @@ class ProviderSettings(_Section):
 class ChannelSettings(_Section):
     """How a channel is delivered."""
 
-    order: tuple[str, ...] = Field((), description="providers, the first one first; empty: as they stand")
-    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    order: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="providers, the first one first; empty: as they stand"
+    )
+    providers: dict[str, ProviderSettings] = Field(
+        default_factory=dict, description="by the names that you give them"
+    )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(64, description="calls side by side, a partition")
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _listed(cls, order: Any) -> Any:
+        """Takes a list; from the environment also JSON, or names with commas between."""
+        if not isinstance(order, str):
+            return order
+        if order.lstrip().startswith("["):
+            try:
+                return json.loads(order)
+            except ValueError:
+                raise ValueError("not a JSON list") from None
+        return [name.strip() for name in order.split(",") if name.strip()]
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         for name in self.order:
             if name not in self.providers:
-                raise ValueError(f"order: there is no provider {name!r}; there are {sorted(self.providers)}")
+                raise ValueError(
+                    f"order: there is no provider {name!r}; there are {', '.join(self.providers) or 'none'}"
+                )
         return self
 
 
@@ -113,11 +169,18 @@ class Settings(BaseSettings):
         description="RocksDB; may be lost: it is restored from Kafka",
     )
     workflows_dir: Path = Field(Path("workflows"), description="rules that `carillon run` publishes first")
-    templates_dir: Path = Field(Path("templates"), description="templates that `carillon run` publishes first")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    operator_token: SecretStr | None = Field(None, description="for the operator pages; made and printed if not set")
-    kafka: Kafka = Field(default_factory=lambda: Kafka())  # type: ignore[call-arg]
-    web: Web = Field(default_factory=lambda: Web())  # type: ignore[call-arg]
+    templates_dir: Path = Field(
+        Path("templates"), description="templates that `carillon run` publishes first"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is logged, on stderr"
+    )
+    operator_token: SecretStr | None = Field(
+        None, description="for the operator pages; made and printed if not set"
+    )
+    operator_token_file: Path | None = Field(None, description="a file that holds operator_token")
+    kafka: Kafka = Field(default_factory=Kafka)
+    web: Web = Field(default_factory=Web)
     channels: dict[Channel, ChannelSettings] = Field(default_factory=_development_channels)
 
     @classmethod
@@ -129,27 +192,57 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class _Given(Settings):
+    """Settings from what is given alone: no file, no environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *others: Any,
+        **more: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def given(**fields: Any) -> Settings:
+    """Settings from these fields alone. Raises SettingsError."""
+    try:
+        return _with_secrets(_Given(**fields))
+    except ValidationError as error:
+        raise SettingsError(_told(error)) from None
+
+
 def load(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
     """Reads the file (`carillon.toml` here if there is one), the environment, and the files of secrets.
 
     Raises SettingsError, which names the setting.
     """
-    file = path or Path("carillon.toml")
-    given: dict[str, Any] = {}
-    if file.exists():
-        try:
-            given = tomllib.loads(file.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(f"{file}: {error}") from None
-    elif path is not None:
-        raise SettingsError(f"{file}: no such file")
-    given = _merged(given, overrides or {})
+    found = _merged(_read(path), overrides or {})
     _refuse_unknown_variables()
     try:
-        found = Settings(**given)
+        return _with_secrets(Settings(**found))
     except ValidationError as error:
         raise SettingsError(_told(error)) from None
-    return _with_secrets(found)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    file = path or Path("carillon.toml")
+    if path is None and not file.exists():
+        return {}
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{file}: no such file") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise SettingsError(f"{file}: {error}") from None
+    for name in found:
+        if name.startswith("_"):  # pydantic-settings would take some of these for orders to itself
+            raise SettingsError(f"{name}: no such setting")
+    return found
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -161,56 +254,103 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables() -> None:
-    known = {name.upper() for name in Settings.model_fields}
-    for variable in os.environ:
-        if variable.startswith(ENV_PREFIX) and variable not in _OTHER_VARIABLES:
-            name = variable.removeprefix(ENV_PREFIX).split("__")[0].upper()
-            if name not in known:
-                raise SettingsError(f"{variable}: no such setting{_nearest(name.lower(), Settings.model_fields)}")
+    """Names the variable, where pydantic would name the setting, and say nothing of some."""
+    for variable, value in os.environ.items():
+        if not variable.upper().startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        kind: Any = Settings
+        above = ENV_PREFIX
+        for part in variable[len(ENV_PREFIX) :].lower().split("__"):
+            known = _names(kind)
+            if known is not None and part not in known:
+                whole = f"; did you mean {above.removesuffix('__')}?"
+                near = _nearest(part, known, above) if known else whole
+                raise SettingsError(f"{variable}: no such setting{near}")
+            kind, above = _type_of(kind, part), f"{above}{part.upper()}__"
+        if _names(kind) != [] and not _is_json_object(value):
+            raise SettingsError(f"{variable}: not a JSON object")
 
 
-def _nearest(name: str, known: Any) -> str:
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _fields(kind: Any) -> Mapping[str, FieldInfo]:
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+
+
+def _names(kind: Any) -> list[str] | None:
+    """What can be set in a section of this type: nothing in a plain value; None stands for any name."""
+    if get_origin(kind) is dict:
+        key = get_args(kind)[0]
+        return [str(one) for one in key] if key is Channel else None
+    return [name for own, field in _fields(kind).items() for name in {field.alias or own, own}]
+
+
+def _type_of(kind: Any, name: str) -> Any:
+    """The type of a setting in a section of this type."""
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    return next((f.annotation for own, f in _fields(kind).items() if name in (own, f.alias)), None)
+
+
+def _nearest(name: str, known: Iterable[str], above: str = "") -> str:
     found = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    if not found:
+        return ""
+    return f"; did you mean {above}{found[0].upper() if above.startswith(ENV_PREFIX) else found[0]}?"
 
 
 def _told(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+    """One line that names the setting; never its value, which may be a secret."""
+    problems = error.errors(include_url=False, include_input=False)
+    # A misspelt name is also a missing one: that it is misspelt says more.
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        model: Any = Settings
-        for part in path[:-1]:
-            fields = getattr(model, "model_fields", None)
-            field = fields.get(part) if fields else None
-            model = field.annotation if field is not None else _SECTIONS.get(part, model)
-        return f"{name}: no such setting{_nearest(path[-1], getattr(model, 'model_fields', {}))}"
-    return f"{name}: {first['msg']}"
-
-
-_SECTIONS: dict[str, Any] = {"providers": ProviderSettings} | {str(c): ChannelSettings for c in Channel}
+    unknown = first["type"] == "extra_forbidden"
+    if path[-1] == "[key]":
+        path, unknown = path[:-1], True
+    if not unknown:
+        return f"{'.'.join(path)}: {first['msg'].removeprefix('Value error, ')}"
+    kind: Any = Settings
+    for part in path[:-1]:
+        kind = _type_of(kind, part)
+    above = "".join(f"{part}." for part in path[:-1])
+    return f"{'.'.join(path)}: no such setting{_nearest(path[-1], _names(kind) or (), above)}"
 
 
 def _with_secrets(settings: Settings) -> Settings:
     """Reads `…_file` secrets into their fields."""
 
-    def filled(section: Any) -> Any:
+    def filled(section: Any, above: str) -> Any:
         changes: dict[str, Any] = {}
-        for name in type(section).model_fields:
-            value = getattr(section, name)
-            if name.endswith("_file") and value is not None and name.removesuffix("_file") in type(section).model_fields:
-                try:
-                    changes[name.removesuffix("_file")] = SecretStr(Path(value).read_text().strip())
-                except OSError as error:
-                    raise SettingsError(f"{name}: {error}") from None
+        fields = type(section).model_fields
+        for name in fields:
+            value, secret = getattr(section, name), name.removesuffix("_file")
+            if value is not None and name != secret and secret in fields:
+                if getattr(section, secret):
+                    raise SettingsError(f"{above}{name}: {secret} is set as well; keep one of them")
+                changes[secret] = _secret(value, above + name)
             elif isinstance(value, BaseModel):
-                changes[name] = filled(value)
+                changes[name] = filled(value, f"{above}{name}.")
             elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
-                changes[name] = {k: filled(v) for k, v in value.items()}
+                changes[name] = {k: filled(v, f"{above}{name}.{k}.") for k, v in value.items()}
         return section.model_copy(update=changes) if changes else section
 
-    found: Settings = filled(settings)
+    found: Settings = filled(settings, "")
     return found
+
+
+def _secret(file: Path, name: str) -> SecretStr:
+    try:
+        return SecretStr(file.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise SettingsError(f"{name}: {file}: {error.strerror}") from None
+    except ValueError:
+        raise SettingsError(f"{name}: {file}: not UTF-8 text") from None
 
 
 def bootstrap_servers(settings: Settings) -> str:

@@ -1,9 +1,14 @@
 """The model that everything which travels is made of, and how it becomes bytes."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict
+
+_set_dict = BaseModel.__dict__["__dict__"].__set__
+_set_fields, _set_extra, _set_private = (
+    BaseModel.__dict__[f"__pydantic_{name}__"].__set__ for name in ("fields_set", "extra", "private")
+)
 
 
 class Frozen(BaseModel):
@@ -11,10 +16,32 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=False)
 
+    #: every field's default, in the order of the fields and so of the JSON; None where one must be made anew
+    _blank: ClassVar[dict[str, Any] | None] = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        fields = cls.model_fields
+        anew = any(field.default_factory is not None for field in fields.values())
+        cls._blank = None if anew else {name: field.default for name, field in fields.items()}
+
     @classmethod
     def of(cls, **fields: Any) -> Self:
-        """Builds one from values that we made ourselves, unchecked: for the hot path."""
-        return cls.model_construct(**fields)
+        """Builds one from values that we made ourselves, unchecked: for the hot path.
+
+        `model_construct` at a third of its cost. A field without a default that was forgotten makes
+        `to_json` raise.
+        """
+        blank = cls._blank
+        if blank is None:
+            return cls.model_construct(**fields)
+        made = object.__new__(cls)
+        _set_dict(made, blank | fields)
+        _set_fields(made, set(fields))
+        _set_extra(made, None)
+        _set_private(made, None)
+        return made
 
     def to_json(self) -> bytes:
         """The compact JSON that travels; what is None is left out."""

@@ -1,34 +1,50 @@
 """What comes in on `events`: CloudEvents 1.0 or our own request, read into one form."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import orjson
-from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from schemas.base import Frozen
 from schemas.kinds import Channel, Priority, Reason
 
 MAX_EVENT_BYTES = 1_000_000
 MAX_RECIPIENTS = 1_000
+MAX_NAME = 512
+MAX_DEPTH = 128
+"""Lists and objects within each other: pydantic reads 200 levels, and some are ours."""
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""Names and ids: no control characters, so that they can stand in keys, headers and logs."""
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _as_priority(value: Any) -> Any:
-    return "normal" if value == "medium" else value
+_PRINTABLE = (
+    "^[^\\x00-\\x1f\\x7f-\\x9f\\u{2028}\\u{2029}\\u{61c}\\u{200e}\\u{200f}\\u{202a}-\\u{202e}\\u{2066}-\\u{2069}]*$"
+)
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
+"""Names and ids: no control characters, line breaks or bidi controls, for they stand in keys, headers and logs."""
 
 
-UserText = Annotated[Text, BeforeValidator(_as_text)]
+class _UserId:
+    """Text, or an integer, which becomes its digits: all of it in pydantic's core, without a call to Python."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(_source: Any, _handler: Any) -> CoreSchema:
+        either = core_schema.union_schema(
+            [core_schema.str_schema(strict=True), core_schema.int_schema(strict=True)],
+            custom_error_type="user_id",
+            custom_error_message="Input should be a string or an integer",
+        )
+        text = core_schema.str_schema(
+            coerce_numbers_to_str=True, min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE
+        )
+        return core_schema.chain_schema([either, text])
+
+
+UserText = Annotated[str, _UserId]
 """User ids are text: 123 and "123" are one user."""
-PriorityText = Annotated[Priority, BeforeValidator(_as_priority)]
+PriorityText = Priority
+"""What takes `medium` for `normal`; every Priority does."""
 
 
 class Unreadable(ValueError):
@@ -66,7 +82,7 @@ class Contact(Frozen):
 class DirectContent(Frozen):
     """Words given with the request, instead of a template."""
 
-    subject: Annotated[str, StringConstraints(max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    subject: Annotated[str, StringConstraints(max_length=998, pattern=_PRINTABLE)] | None = None
     body: Annotated[str, StringConstraints(min_length=1, max_length=256_000)]
 
 
@@ -93,7 +109,7 @@ class Request(Frozen):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if sum(x is not None for x in (self.user_id, self.recipients, self.segment)) != 1:
+        if (self.user_id is None) + (self.recipients is None) + (self.segment is None) != 2:
             raise ValueError("give exactly one of user_id, recipients, segment")
         if self.template_id is not None and self.content is not None:
             raise ValueError("give template_id or content, not both")
@@ -113,7 +129,7 @@ class CloudEvent(Frozen):
     time: AwareDatetime | None = None
 
 
-class Event(Frozen):
+class Event(NamedTuple):
     """One event in the one form that intake works on."""
 
     source: str
@@ -123,6 +139,10 @@ class Event(Frozen):
     request: Request | None = None
 
 
+_read_cloud_event = CloudEvent.__pydantic_validator__.validate_python
+_read_request = Request.__pydantic_validator__.validate_python
+
+
 def read_event(
     value: bytes | None, headers: Sequence[tuple[str, bytes]], position: str, at: int
 ) -> Event:
@@ -130,27 +150,16 @@ def read_event(
 
     Raises Unreadable, which names the field.
     """
-    if value is None:
-        raise Unreadable("the record has no value")
-    if len(value) > MAX_EVENT_BYTES:
-        raise Unreadable(f"{len(value)} bytes; an event has at most {MAX_EVENT_BYTES}", Reason.TOO_LARGE)
-    try:
-        body = orjson.loads(value)
-    except ValueError as error:
-        raise Unreadable(f"not JSON: {error}") from None
-    attributes = {name[3:]: text for name, text in headers if name.startswith("ce_")} if headers else None
-    if attributes:
-        body = {name: text.decode("utf-8", "replace") for name, text in attributes.items()} | {"data": body}
-    if not isinstance(body, dict):
+    structured, attributes = _told_by(headers) if headers else (False, None)
+    body = _parse(value, may_be_absent=attributes is not None)
+    if attributes is not None:
+        body = attributes | {"data": body}
+    elif not isinstance(body, dict):
         raise Unreadable("not a JSON object")
     try:
-        if "specversion" in body:
-            event = CloudEvent.model_validate(body)
-            data = event.data
-            if data is not None and not isinstance(data, dict):
-                data = {"value": data}
-            return Event.of(source=event.source, id=event.id, type=event.type, data=data or {}, request=None)
-        request = Request.model_validate(body)
+        if attributes is not None or structured or "specversion" in body:
+            return _of_cloud_event(_read_cloud_event(body), body)
+        request: Request = _read_request(body)
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
     if request.segment is not None or request.scheduled_at is not None or request.attachments:
@@ -158,10 +167,79 @@ def read_event(
         raise Unreadable(f"{name}: not supported by this version", Reason.NOT_SUPPORTED)
     key = request.idempotency_key
     if key is None:
-        key = f"{position}@{at}:{blake2b(value, digest_size=8).hexdigest()}"
-    return Event.of(
-        source=request.source, id=key, type=request.event_type, data=request.variables, request=request
-    )
+        key = f"{position}@{at}:{blake2b(value or b'', digest_size=8).hexdigest()}"
+    return Event(request.source, key, request.event_type, request.variables, request)
+
+
+def _told_by(headers: Sequence[tuple[str, bytes | None]]) -> tuple[bool, dict[str, Any] | None]:
+    """What headers say of an event: whether it is a structured CloudEvent, else the attributes of a binary one."""
+    attributes: dict[str, Any] = {}
+    for name, value in headers:
+        if name.startswith("ce_"):
+            try:
+                attributes[name[3:]] = (value or b"").decode()
+            except UnicodeDecodeError:
+                raise Unreadable(f"{name}: not UTF-8") from None
+        elif name.lower() == "content-type" and (value or b"").lower().startswith(b"application/cloudevents"):
+            return True, None
+    return False, attributes or None
+
+
+def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
+    if value is None:
+        if may_be_absent:
+            return None
+        raise Unreadable("the record has no value")
+    if len(value) > MAX_EVENT_BYTES:
+        raise Unreadable(f"{len(value)} bytes; an event has at most {MAX_EVENT_BYTES}", Reason.TOO_LARGE)
+    try:
+        body = orjson.loads(value)
+    except ValueError as error:
+        raise Unreadable(f"not JSON: {error}") from None
+    if value.count(b"{") + value.count(b"[") >= MAX_DEPTH and _is_too_deep(body):
+        raise Unreadable(f"more than {MAX_DEPTH} levels of lists and objects within each other")
+    if b"\\u0000" in value and (where := _where_is_nul(body)) is not None:
+        raise Unreadable(f"{where}: holds a NUL")
+    return body
+
+
+def _is_too_deep(body: Any) -> bool:
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer if type(outer) is list else ())
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _where_is_nul(body: Any, path: str = "") -> str | None:
+    """The path of the first string with a NUL, at most MAX_DEPTH deep."""
+    if isinstance(body, str):
+        return (path or "(whole)") if "\0" in body else None
+    named = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for name, inner in named:
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(name, str) and "\0" in name:
+            return here.replace("\0", "\\0")
+        if (found := _where_is_nul(inner, here)) is not None:
+            return found
+    return None
+
+
+def _of_cloud_event(event: CloudEvent, body: Mapping[str, Any]) -> Event:
+    data = event.data
+    if data is None:
+        if body.get("data_base64") is not None:
+            raise Unreadable("data_base64: not supported by this version", Reason.NOT_SUPPORTED)
+        data = {}
+    elif not isinstance(data, dict):
+        data = {"value": data}
+    return Event(event.source, event.id, event.type, data)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -173,7 +251,10 @@ def first_problem(error: ValidationError) -> str:
 
 def milliseconds(moment: datetime | None) -> int | None:
     """A time as milliseconds since the epoch."""
-    return None if moment is None else int(moment.timestamp() * 1000)
+    return None if moment is None else (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 Variables = Mapping[str, Any]

@@ -22,6 +22,10 @@ class Priority(StrEnum):
     NORMAL = "normal"
     LOW = "low"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Priority | None":
+        return cls.NORMAL if value == "medium" else None
+
     @property
     def is_express(self) -> bool:
         return self in _EXPRESS

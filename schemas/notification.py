@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import ConfigDict
+
 from schemas.base import Frozen
 from schemas.event import Contact, DirectContent
 from schemas.kinds import Channel, Doubt, Priority
@@ -21,8 +23,11 @@ class Notification(Frozen):
     """Everything that planning needs beside its own state, so that a changed workflow changes no redelivery.
 
     `event_at` is the broker's time of the `events` record and `position` its place there, as
-    topic-partition-offset. Times are milliseconds since the epoch.
+    topic-partition-offset. Times are milliseconds since the epoch. The enums' values are held as plain text:
+    a member's every use costs more than all of the rest.
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=True)
 
     v: int = 1
     id: str

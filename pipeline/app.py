@@ -1,0 +1,150 @@
+"""The only place where the parts are joined: one Faust App a role.
+
+`faust -A pipeline.app:core agents` lists a role's stages (`email`, `webhook`, `status`, … likewise).
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agents import intake, know, plan, remember, topics
+from agents.catalogue import Catalogue
+from pipeline.delivery import Delivery
+from pipeline.engine import Record, Unit, UnitApp
+from pipeline.metrics import EngineMetrics, Metrics
+from pipeline.providers import registry
+from pipeline.providers.provider import Provider
+from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
+from pipeline.topics import ROLES, changelog, counts, credentials, group, partitions
+from pipeline.wiring import Wiring, origin_of
+from schemas.ids import partition_of, user_hash
+from schemas.kinds import Channel
+
+log = logging.getLogger(__name__)
+
+
+class Roles:
+    """Builds the App of each role over one catalogue and one set of metrics."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, metrics: Metrics) -> None:
+        self.settings, self.catalogue, self.metrics = settings, catalogue, metrics
+        self.wiring = Wiring(settings.kafka.topic_prefix, counts(settings))
+        self.providers: dict[Channel, Provider] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """The roles that can run: core, status, and each channel that has a provider."""
+        return tuple(
+            role for role in ROLES if role in ("core", "status") or self.settings.channels.get(Channel(role))
+        )
+
+    def build(self, role: str) -> UnitApp:
+        """The App of a role, with its stages. Raises SettingsError for a role that cannot run."""
+        if role not in self.names():
+            raise SettingsError(f"--role {role}: no such role; there are {', '.join(self.names())}")
+        app = self._app(role)
+        if role == "core":
+            self._core(app)
+        elif role == "status":
+            self._status(app)
+        else:
+            self._channel(app, Channel(role))
+        return app
+
+    def _app(self, role: str) -> UnitApp:
+        settings = self.settings
+        return UnitApp(
+            group(settings, role),
+            bootstrap_servers=bootstrap_servers(settings) or "127.0.0.1:9092",
+            partitions=partitions(settings, role),
+            topics={**self.wiring.partitions, settings.kafka.topic_prefix + changelog(role): partitions(settings, role)},
+            state_dir=Path(settings.state_dir) / role,
+            session_timeout=settings.kafka.session_timeout,
+            observer=EngineMetrics(self.metrics, role),
+            credentials=credentials(settings),
+        )
+
+    # -- core
+
+    def _core(self, app: UnitApp) -> None:
+        name = self.wiring.name
+        people = [name(topic) for topic in (topics.USERS, topics.PREFERENCES, topics.DEVICES)]
+        app.stage("know", *people, decide=self._know, reject=partial(self._dead, topics.DEAD_PEOPLE), gate=True)
+        plan_it = partial(app.stage, decide=self._plan, reject=partial(self._dead, topics.DEAD_NOTIFICATIONS))
+        take_in = partial(app.stage, decide=self._take_in, reject=partial(self._dead, topics.DEAD_EVENTS))
+        plan_it("plan-express", name(topics.NOTIFICATIONS + topics.EXPRESS))
+        take_in("intake-express", name(topics.EVENTS + topics.EXPRESS))
+        plan_it("plan", name(topics.NOTIFICATIONS))
+        take_in("intake", name(topics.EVENTS))
+
+    def _know(self, record: Record, unit: Unit) -> None:
+        topic, key = self.wiring.plain(record.topic), record.key or b""
+        owner = key.partition(b"\0")[0].decode("utf-8", "replace")
+        hashed = user_hash(owner)
+        if partition_of(hashed, self.wiring.partitions[record.topic]) != record.partition:
+            self.metrics.astray(topic)
+            self.wiring.send(unit, [know.astray(topic, key, record.value, hashed)])
+            return
+        know.know(topic, record.key, record.value, record.timestamp, unit)
+
+    def _take_in(self, record: Record, unit: Unit) -> None:
+        sends = intake.take_in(record.value, record.headers, origin_of(record), self.catalogue)
+        if sends[0].topic == topics.DELIVERY_STATUS:
+            self.metrics.ignored()
+        self.wiring.send(unit, sends)
+
+    def _plan(self, record: Record, unit: Unit) -> None:
+        notification = plan.read(record.value)
+        sends = plan.plan(notification, origin_of(record), unit, unit.number, unit.mark, self.catalogue)
+        self.wiring.send(unit, sends)
+
+    def _dead(self, topic: str, record: Record, error: Exception, unit: Unit) -> None:
+        """Dead-letters a record that a stage could not read or decide."""
+        log.warning("dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__)
+        self.metrics.dead_lettered(topic)
+        self.wiring.send(unit, [intake.dead(record.value, record.key, error, origin_of(record), topic)])
+
+    # -- delivery
+
+    def _channel(self, app: UnitApp, channel: Channel) -> None:
+        channel_settings = self.settings.channels[channel]
+        provider = self.provider(channel)
+        deadline = max(p.timeout for p in channel_settings.providers.values())
+        stage = Delivery(channel, provider, self.wiring, self.metrics, channel_settings.window, deadline)
+        plain = topics.MESSAGES[channel]
+        name = self.wiring.name
+        app.effect_stage(f"deliver-{channel}", name(plain + topics.EXPRESS), name(plain), stage=stage)
+
+    def provider(self, channel: Channel) -> Provider:
+        """The channel's provider: the first of its order."""
+        if channel not in self.providers:
+            of_channel = self.settings.channels[channel]
+            order = of_channel.order or tuple(of_channel.providers)
+            if not order:
+                raise SettingsError(f"channels.{channel}.providers: there is none")
+            self.providers[channel] = registry.make(
+                order[0], of_channel.providers[order[0]], state_dir=Path(self.settings.state_dir)
+            )
+        return self.providers[channel]
+
+    # -- status
+
+    def _status(self, app: UnitApp) -> None:
+        name = self.wiring.name
+        reject = partial(self._dead, topics.DEAD_STATUS)
+        app.stage("contents", name(topics.CONTENTS), decide=self._keep, reject=reject)
+        app.stage("status", name(topics.DELIVERY_STATUS), decide=self._tell, reject=reject)
+
+    def _keep(self, record: Record, unit: Unit) -> None:
+        remember.remember_contents(record.value, unit)
+
+    def _tell(self, record: Record, unit: Unit) -> None:
+        if remember.remember_status(record.value, record.timestamp, unit):
+            self.metrics.told()
+
+
+def __getattr__(name: str) -> Any:
+    """Each role's App by its name, built when it is asked for."""
+    if name in ROLES:
+        return Roles(load(), Catalogue(), Metrics()).build(name)
+    raise AttributeError(name)

@@ -1,0 +1,112 @@
+"""Reads `workflows` and `templates` whole into memory, follows them, and publishes what changed in files.
+
+Every process does this for itself, without a consumer group.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from pydantic import ValidationError
+
+from agents import topics
+from agents.catalogue import Catalogue
+from agents.render import TemplateBroken
+from pipeline import rules
+from pipeline.settings import Settings
+from pipeline.topics import client_options
+from schemas.event import first_problem
+from schemas.template import Template
+from schemas.workflow import Workflow
+
+log = logging.getLogger(__name__)
+READ_SECONDS = 60.0
+
+
+class CatalogueReader:
+    """Keeps a Catalogue as its topics have it."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
+        self.settings, self.catalogue = settings, catalogue
+        self._consumer: Any = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads both topics to their ends, then follows them in the background."""
+        prefix = self.settings.kafka.topic_prefix
+        consumer = AIOKafkaConsumer(
+            **client_options(self.settings), group_id=None, auto_offset_reset="earliest",
+            enable_auto_commit=False, fetch_max_wait_ms=50, max_partition_fetch_bytes=8 << 20,
+        )  # fmt: skip
+        await consumer.start()
+        self._consumer = consumer
+        parts = [TopicPartition(prefix + name, 0) for name in (topics.WORKFLOWS, topics.TEMPLATES)]
+        consumer.assign(parts)
+        await consumer.seek_to_beginning(*parts)
+        ends = await consumer.end_offsets(parts)
+        async with asyncio.timeout(READ_SECONDS):
+            while any([await consumer.position(part) < ends[part] for part in parts]):
+                self._take(await consumer.getmany(timeout_ms=50))
+        self._following = asyncio.create_task(self._follow(), name="catalogue")
+
+    async def stop(self) -> None:
+        """Stops following."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def _follow(self) -> None:
+        while True:
+            self._take(await self._consumer.getmany(timeout_ms=500))
+
+    def _take(self, fetched: dict[Any, list[Any]]) -> None:
+        for part, records in fetched.items():
+            name = part.topic.removeprefix(self.settings.kafka.topic_prefix)
+            for record in records:
+                self._change(name, (record.key or b"").decode("utf-8", "replace"), record.value)
+
+    def _change(self, topic: str, key: str, value: bytes | None) -> None:
+        """Takes one record over; a broken one is refused, and the old one stays."""
+        try:
+            if topic == topics.WORKFLOWS:
+                if value is None:
+                    self.catalogue.drop_workflow(key)
+                else:
+                    self.catalogue.set_workflow(Workflow.model_validate_json(value))
+            elif value is None:
+                self.catalogue.drop_template(key)
+            else:
+                self.catalogue.set_template(Template.model_validate_json(value))
+        except ValidationError as error:
+            log.error("refused a broken record of %s, key %r: %s", topic, key, first_problem(error))
+        except TemplateBroken as error:
+            log.error("refused a broken record of %s, key %r: %s", topic, key, error)
+
+
+async def publish(settings: Settings, catalogue: Catalogue) -> list[str]:
+    """Publishes the workflows and templates whose files differ from the catalogue; returns their names.
+
+    Raises rules.RulesBroken, which names file, line and field, before anything is published.
+    """
+    prefix = settings.kafka.topic_prefix
+    changed: list[tuple[str, str, bytes]] = []
+    for workflow in rules.load_workflows(settings.workflows_dir):
+        if catalogue.workflows.get(workflow.name) != workflow:
+            changed.append((topics.WORKFLOWS, workflow.name, workflow.to_json()))
+    for source in rules.load_templates(settings.templates_dir):
+        following = rules.next_template(catalogue.templates.get(source.name), source)
+        if following is not None:
+            changed.append((topics.TEMPLATES, following.name, following.to_json()))
+    if not changed:
+        return []
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", max_request_size=8 << 20)
+    await producer.start()
+    try:
+        for topic, name, value in changed:
+            await producer.send_and_wait(prefix + topic, value, key=name.encode(), partition=0)
+    finally:
+        await producer.stop()
+    return [name for _, name, _ in changed]

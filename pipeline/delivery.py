@@ -1,0 +1,80 @@
+"""The delivery stage of a channel: the ledger's decisions around a provider's calls."""
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+
+from agents import deliver, intake, topics
+from agents.deliver import Parcel
+from pipeline.engine import Call, Record, Unit
+from pipeline.metrics import Metrics
+from pipeline.providers.provider import Provider
+from pipeline.wiring import Wiring, origin_of
+from schemas.kinds import Channel
+from schemas.outcome import Outcome
+from tables.effects import Attempt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Errand:
+    """A parcel, and the attempt that is being made for it."""
+
+    parcel: Parcel
+    attempt: Attempt | None = None
+
+
+class Delivery:
+    """An engine's EffectStage over one channel and its provider."""
+
+    def __init__(
+        self, channel: Channel, provider: Provider, wiring: Wiring, metrics: Metrics, window: int, deadline: float
+    ) -> None:
+        self.channel, self.provider, self.wiring, self.metrics = channel, provider, wiring, metrics
+        self.window, self.deadline = window, deadline
+
+    def identify(self, record: Record) -> Call[Errand]:
+        """Reads a message. Raises Unreadable."""
+        parcel = deliver.read(record.value, origin_of(record))
+        return Call(parcel.effect, parcel.message.user_id.encode(), Errand(parcel), record)
+
+    def admit(self, call: Call[Errand], unit: Unit) -> bool:
+        """Writes the attempt, or what the ledger knows already."""
+        errand, provider = call.message, self.provider
+        admitted = deliver.admit(
+            errand.parcel, unit, _now(), provider.name, honours_keys=provider.honours_keys
+        )
+        self.wiring.send(unit, admitted.sends)
+        errand.attempt = admitted.attempt
+        return admitted.attempt is not None
+
+    async def call(self, call: Call[Errand]) -> Outcome:
+        """Calls the provider; an outcome, always."""
+        started = time.perf_counter()
+        outcome = await self.provider.send(call.message.parcel.message, call.message.parcel.key)
+        self.metrics.called(self.provider.name, self.channel, outcome.kind, time.perf_counter() - started)
+        return outcome
+
+    def settle(self, call: Call[Errand], result: Outcome, unit: Unit) -> float | None:
+        """Writes the result and what it implies."""
+        errand = call.message
+        assert errand.attempt is not None
+        sends, wait = deliver.settle(
+            errand.parcel, errand.attempt, result, unit, _now(),
+            honours_keys=self.provider.honours_keys, jitter=random.random(),
+        )  # fmt: skip
+        self.wiring.send(unit, sends)
+        return wait
+
+    def reject(self, record: Record, error: Exception, unit: Unit) -> None:
+        """Dead-letters what could not be read."""
+        log.warning("dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__)
+        self.metrics.dead_lettered(topics.DEAD_MESSAGES[self.channel])
+        dead = intake.dead(record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel])
+        self.wiring.send(unit, [dead])
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,236 @@
+"""Runs the demo: a broker, sinks, all roles, a fresh workload, and the comparison with its prediction."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from agents import topics
+from pipeline import __version__, sinks
+from pipeline.broker import EmbeddedKafka
+from pipeline.demo import oracle
+from pipeline.demo.workload import Shop, Workload
+from pipeline.providers import outbox
+from pipeline.run import Runner, operator_token, until_told
+from pipeline.settings import Settings, given
+from pipeline.topics import client_options, create
+from pipeline.web import server
+from pipeline.web.views import StoreDesk
+from schemas.message import Message
+from schemas.status import Status
+
+READY_SECONDS = 60.0
+STALLED_SECONDS = 30.0
+QUIET_SECONDS = 1.0
+SHOWN_PROBLEMS = 10
+
+
+class DemoFailed(Exception):
+    """Something came out otherwise than predicted; the message names it."""
+
+
+class Demo:
+    """One run. `tell` gets the lines of progress."""
+
+    def __init__(self, events: int, seed: int, port: int, *, stay: bool, quiet: bool) -> None:
+        self.events, self.seed, self.port, self.stay, self.quiet = events, seed, port, stay, quiet
+        self.seen = oracle.Outcomes()
+        self.smtp, self.webhooks = sinks.SmtpSink(), sinks.WebhookSink()
+        self.last_news = time.monotonic()
+
+    def tell(self, line: str, *, same_line: bool = False) -> None:
+        """Shows progress on standard error."""
+        if not self.quiet:
+            end = "" if same_line else "\n"
+            start = "\r\033[K" if sys.stderr.isatty() else ""
+            if same_line and not start:
+                return
+            sys.stderr.write(f"{start}{line}{end}")
+            sys.stderr.flush()
+
+    async def run(self) -> dict[str, Any]:
+        """Runs it and returns the figures. Raises DemoFailed."""
+        async with contextlib.AsyncExitStack() as stack:
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carillon-demo-")))
+            bootstrap, prefix = self._broker(stack)
+            await self.smtp.start()
+            stack.push_async_callback(self.smtp.stop)
+            await self.webhooks.start()
+            stack.push_async_callback(self.webhooks.stop)
+            settings = _settings(bootstrap, prefix, state, self.smtp.port)
+            runner = Runner(settings)
+            stack.push_async_callback(runner.stop)
+            self.tell("starting the roles: " + ", ".join(runner.names))
+            load = Shop(self.seed, f"{int(time.time()):x}", f"http://127.0.0.1:{self.webhooks.port}").make(self.events)
+            await create(settings)
+            await self._send_people(settings, load)
+            await runner.start()
+            await runner.wait_until_ready(READY_SECONDS)
+            token = operator_token(settings)
+            url = await self._pages(stack, settings, runner, token)
+            self.tell(f"sending {self.events} events")
+            watching = asyncio.create_task(self._watch(settings))
+            stack.callback(watching.cancel)
+            await self._send_events(settings, load)
+            await self._until_settled(load, watching)
+            figures = oracle.figures(load, self.seen, self._effects(state), self.events)
+            self._report(figures, url)
+            self._check(load, figures)
+            if self.stay:
+                self.tell("still serving; Ctrl-C ends it")
+                async with until_told() as told:
+                    await told.wait()
+            return figures
+
+    def _broker(self, stack: contextlib.AsyncExitStack) -> tuple[str, str]:
+        given_servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+        if given_servers:
+            self.tell(f"using the Kafka at {given_servers}")
+            return given_servers, f"carillon-demo-{int(time.time()):x}."
+        started = time.monotonic()
+        self.tell("starting an embedded Kafka 4.3.1 (its first start fetches 46 MB)")
+        kafka = stack.enter_context(EmbeddedKafka())
+        self.tell(f"Kafka answers at {kafka.bootstrap_servers} after {time.monotonic() - started:.1f} s")
+        return kafka.bootstrap_servers, ""
+
+    async def _pages(
+        self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str
+    ) -> str:
+        desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
+        app = server.create(
+            desk, token=token, version=__version__, readiness=runner.readiness, metrics=runner.metrics
+        )
+        port = self.port if _is_free(self.port) else 0
+        serving, bound = await server.serve(app, settings.web.host, port)
+        stack.push_async_callback(serving.stop)
+        return f"http://127.0.0.1:{bound}/console?token={token}"
+
+    async def _send_people(self, settings: Settings, load: Workload) -> None:
+        prefix = settings.kafka.topic_prefix
+        async with _producer(settings) as producer:
+            for name, rows in ((topics.USERS, load.users), (topics.PREFERENCES, load.preferences)):
+                sent = [await producer.send(prefix + name, value, key=user.encode()) for user, value in rows.items()]
+                await asyncio.gather(*sent)
+
+    async def _send_events(self, settings: Settings, load: Workload) -> None:
+        prefix = settings.kafka.topic_prefix
+        async with _producer(settings) as producer:
+            sent = [
+                await producer.send(prefix + topics.EVENTS + event.lane, event.value, key=event.key)
+                for event in load.events
+            ]
+            await asyncio.gather(*sent)
+
+    async def _watch(self, settings: Settings) -> None:
+        """Reads the public stream of outcomes and the dead letters."""
+        prefix = settings.kafka.topic_prefix
+        dead = {prefix + name: channel for channel, name in topics.DEAD_MESSAGES.items()}
+        names = [prefix + topics.DELIVERY_STATUS, prefix + topics.DEAD_EVENTS, *dead]
+        consumer: Any = AIOKafkaConsumer(
+            *names, **client_options(settings), group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=50
+        )
+        await consumer.start()
+        try:
+            while True:
+                fetched = await consumer.getmany(timeout_ms=100)
+                for part, records in fetched.items():
+                    self.last_news = time.monotonic()
+                    for record in records:
+                        if part.topic == names[0]:
+                            self.seen.tell(Status.model_validate_json(record.value), record.timestamp)
+                        elif part.topic == names[1]:
+                            self.seen.dead_events[record.value] += 1
+                        else:
+                            message = Message.model_validate_json(record.value)
+                            self.seen.dead_messages.add((message.id, str(message.channel)))
+        finally:
+            await consumer.stop()
+
+    async def _until_settled(self, load: Workload, watching: asyncio.Task[None]) -> None:
+        """Waits until the prediction has come true and all is quiet, or nothing comes any more."""
+        while True:
+            await asyncio.sleep(0.2)
+            if watching.done():
+                watching.result()
+            quiet = time.monotonic() - self.last_news
+            self.tell(f"{len(self.seen.latencies)} delivered", same_line=True)
+            if quiet > STALLED_SECONDS or (quiet > QUIET_SECONDS and not oracle.problems(load, self.seen)):
+                self.tell(f"{len(self.seen.latencies)} delivered")
+                return
+
+    def _effects(self, state: Path) -> dict[tuple[str, str], int]:
+        """How often each pair took effect at a sink."""
+        found: Counter[tuple[str, str]] = Counter()
+        for key, count in self.smtp.effects.items():
+            found[key.split(".")[0], "email"] += count
+        for key, count in self.webhooks.effects.items():
+            found[key.split(".")[0], "webhook"] += count
+        for stored in outbox.read(state / outbox.FILE, limit=outbox.ROWS):
+            found[stored.notification_id, stored.channel] += 1
+        return dict(found)
+
+    def _report(self, figures: dict[str, Any], url: str) -> None:
+        if self.quiet:
+            return
+        width = max(map(len, figures))
+        lines = "\n".join(f"  {name.replace('_', ' '):<{width}}  {value:>10,}" for name, value in figures.items())
+        self.tell(f"\n{lines}\n\n  console  {url}\n")
+
+    def _check(self, load: Workload, figures: dict[str, Any]) -> None:
+        found = oracle.problems(load, self.seen)
+        if found or figures["sent_twice"]:
+            shown = "\n  ".join(found[:SHOWN_PROBLEMS])
+            raise DemoFailed(f"{len(found)} outcomes differ from the prediction\n  {shown}")
+
+
+def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Settings:
+    """The demo's own settings: nothing of the user's, so that nothing real is ever called."""
+    here = Path(__file__).parent
+    samples = here.parents[1] if (here.parents[1] / "workflows").is_dir() else here.parent / "samples"
+    return given(
+        state_dir=state,
+        workflows_dir=samples / "workflows",
+        templates_dir=samples / "templates",
+        kafka={"bootstrap_servers": bootstrap, "topic_prefix": prefix},
+        channels={
+            "email": {"providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": smtp_port,
+                                             "from": "Carillon Shop <shop@example.com>"}}},
+            "sms": {"providers": {"outbox": {"kind": "outbox"}}},
+            "web": {"providers": {"inbox": {"kind": "inbox"}}},
+            "webhook": {"providers": {"hooks": {"kind": "webhook", "allow_internal": True}}},
+        },
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _producer(settings: Settings) -> Any:
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", linger_ms=5, enable_idempotence=True)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def as_line(figures: dict[str, Any]) -> str:
+    """The figures as one line of JSON."""
+    return orjson.dumps(figures).decode()

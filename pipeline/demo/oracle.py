@@ -1,0 +1,103 @@
+"""Compares what came out with what had to: sets, not differences."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.demo.workload import Workload
+from schemas.kinds import State
+from schemas.status import Status
+from tables.states import advance
+
+_TOOK_EFFECT = {State.SENT, State.DELIVERED}
+
+
+@dataclass
+class Outcomes:
+    """What `delivery-status` and the dead letters said so far."""
+
+    states: dict[tuple[str, str], State] = field(default_factory=dict)
+    attempts: dict[tuple[str, str], int] = field(default_factory=dict)
+    reasons: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    whole: dict[str, State] = field(default_factory=dict)
+    targets: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    duplicates: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    doubts: set[tuple[str, str]] = field(default_factory=set)
+    latencies: dict[tuple[str, str], int] = field(default_factory=dict)
+    dead_events: Counter[bytes] = field(default_factory=Counter)
+    dead_messages: set[tuple[str, str]] = field(default_factory=set)
+    decided_at: list[int] = field(default_factory=list)
+
+    def tell(self, status: Status, at: int) -> None:
+        """Notes a status of the broker's time `at` in ms."""
+        if status.state is State.DUPLICATE:
+            self.duplicates[status.notification_id].add(status.detail or "")
+            return
+        if status.channel is None:
+            self.whole[status.notification_id] = status.state
+            return
+        pair = (status.notification_id, str(status.channel))
+        attempt = status.attempt or 0
+        before = self.states.get(pair)
+        after = advance(before, status.state, newer_attempt=attempt > self.attempts.get(pair, 0))
+        self.attempts[pair] = max(attempt, self.attempts.get(pair, 0))
+        if after != before:
+            self.states[pair], self.reasons[pair] = after, status.reason
+        if status.state is State.UNKNOWN:
+            self.doubts.add(pair)
+        if status.state in _TOOK_EFFECT and pair not in self.latencies:
+            self.latencies[pair] = at - status.event_at
+            self.decided_at.append(at)
+        if status.target_id:
+            self.targets[pair].add(status.target_id)
+
+
+def problems(load: Workload, seen: Outcomes) -> list[str]:
+    """What came out otherwise than predicted, each as a line."""
+    found = []
+    for pair, expected in load.pairs.items():
+        state = seen.states.get(pair)
+        if state is None:
+            found.append(f"{pair[0]} {pair[1]}: no outcome, expected {_names(expected.states)}")
+        elif state not in expected.states:
+            found.append(f"{pair[0]} {pair[1]}: {state} ({seen.reasons[pair]}), expected {_names(expected.states)}")
+        elif expected.reason is not None and seen.reasons[pair] != expected.reason:
+            found.append(f"{pair[0]} {pair[1]}: {seen.reasons[pair]}, expected {expected.reason}")
+    found += [f"{n}: not failed" for n in load.failed if seen.whole.get(n) is not State.FAILED]
+    found += [f"{n}: not ignored" for n in load.ignored if seen.whole.get(n) is not State.IGNORED]
+    for notification, times in load.duplicates.items():
+        if len(seen.duplicates.get(notification, ())) != times:
+            found.append(f"{notification}: {len(seen.duplicates.get(notification, ()))} duplicates, expected {times}")
+    found += [f"poison not dead-lettered: {value[:40]!r}" for value in load.poison if value not in seen.dead_events]
+    found += [f"{pair[0]} {pair[1]}: nobody asked for it" for pair in seen.states if pair not in load.pairs]
+    return found
+
+
+def _names(states: frozenset[State]) -> str:
+    return " or ".join(sorted(states))
+
+
+def figures(load: Workload, seen: Outcomes, effects: Mapping[tuple[str, str], int], events: int) -> dict[str, Any]:
+    """The demo's JSON (CONTRACT, section 1). `effects`: how often each pair took effect at a sink."""
+    delivered = sum(seen.states.get(pair) in _TOOK_EFFECT for pair in load.pairs)
+    twice = sum(count > 1 and pair not in seen.doubts for pair, count in effects.items())
+    took = sorted(seen.latencies.values())
+    spread = (max(seen.decided_at) - min(seen.decided_at)) / 1000 if len(seen.decided_at) > 1 else 0.0
+    poison = sum(value in seen.dead_events for value in load.poison)
+    return {
+        "events": events,
+        "pairs": len(load.pairs),
+        "delivered": delivered,
+        "suppressed": sum(state is State.SUPPRESSED for state in seen.states.values()),
+        "duplicates_dropped": sum(len(places) for places in seen.duplicates.values()),
+        "dead_lettered": poison + len(seen.dead_messages),
+        "ignored": sum(state is State.IGNORED for state in seen.whole.values()),
+        "failed": sum(state is State.FAILED for state in seen.whole.values()),
+        "unknown": sum(state is State.UNKNOWN for state in seen.states.values()),
+        "lost": sum(pair not in seen.states for pair in load.pairs),
+        "sent_twice": twice,
+        "p50_ms": took[len(took) // 2] if took else 0,
+        "p99_ms": took[int(len(took) * 0.99)] if took else 0,
+        "per_second": round(len(seen.decided_at) / spread) if spread else 0,
+    }

@@ -1,0 +1,129 @@
+"""An e-mail as bytes: the same message and key give the same bytes, for ever.
+
+Written out here, because EmailMessage takes 1.2 ms a message and this takes 0.02; the contract suite
+parses it back with the standard library.
+"""
+
+import re
+from binascii import b2a_qp
+from datetime import UTC, datetime
+from email.errors import MessageError
+from email.header import Header
+from email.headerregistry import Address
+from email.utils import format_datetime
+from hashlib import blake2b
+from typing import NamedTuple
+
+from schemas.message import Message
+
+LINE = 76
+"""RFC 5322, 2.1.1: a header line should have no more than 78 characters; some are its name's."""
+ADDRESS = 254
+"""RFC 5321, 4.5.3.1.3, without the brackets."""
+
+_DOT_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PLAIN_ADDRESS = re.compile(rf"{_DOT_ATOM}@{_LABEL}(?:\.{_LABEL})*")
+_PLAIN_ID = re.compile(_DOT_ATOM)
+_PLAIN_TEXT = re.compile(r"[ -~]*")
+
+
+class Unsendable(ValueError):
+    """A message that no server could take; says why, without its address."""
+
+
+class Sender(NamedTuple):
+    """Who the messages are from."""
+
+    address: str
+    domain: str
+    header: str
+
+
+class Letter(NamedTuple):
+    """An e-mail: its bytes, in lines that end with CRLF, and whom it goes to. `utf8`: RFC 6531 is needed."""
+
+    recipient: str
+    utf8: bool
+    data: bytes
+
+
+def sender(written: str) -> Sender:
+    """Reads `Name <address>` or an address. Raises Unsendable."""
+    name, _, rest = written.rpartition("<")
+    spec = rest.removesuffix(">") if name or written.startswith("<") else written
+    address = _ascii_domain(spec.strip())
+    if not address.isascii():
+        raise Unsendable("the address of a sender is ASCII")
+    display = name.strip().strip('"')
+    try:
+        header = (
+            str(Address(display_name=display, addr_spec=address))
+            if display.isascii()
+            else (f"{_text('', display)} <{address}>")
+        )
+    except (MessageError, ValueError):
+        raise Unsendable("not an address") from None
+    if not _PLAIN_TEXT.fullmatch(header.replace("\r\n ", "")):
+        raise Unsendable("control characters in the name")
+    return Sender(address, address.rpartition("@")[2], header)
+
+
+def compose(message: Message, key: str, sender: Sender) -> Letter:
+    """The letter of a message. Raises Unsendable."""
+    recipient = _ascii_domain(message.target)
+    key = key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
+    headers = (
+        f"From: {sender.header}\r\nTo: {recipient}\r\nSubject: {_text('Subject', message.subject or '')}\r\n"
+        f"Date: {format_datetime(datetime.fromtimestamp(message.at // 1000, UTC))}\r\n"
+        f"Message-ID: <{key}@{sender.domain}>\r\nMIME-Version: 1.0\r\n"
+    )
+    try:
+        body = _part("plain", message.text)
+        if message.html is not None:
+            boundary = blake2b(key.encode(), digest_size=16).hexdigest()
+            html = _part("html", message.html)
+            body = (
+                f'Content-Type: multipart/alternative; boundary="{boundary}"\r\n\r\n'
+                f"--{boundary}\r\n{body}\r\n--{boundary}\r\n{html}\r\n--{boundary}--\r\n"
+            )
+        return Letter(recipient, not recipient.isascii(), (headers + body).encode())
+    except UnicodeEncodeError:
+        raise Unsendable("not Unicode text") from None
+
+
+def _part(subtype: str, text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.endswith("\n"):
+        text += "\n"
+    # quoted-printable keeps lines short and ASCII, and leaves no bare CR or LF to smuggle with
+    quoted = b2a_qp(text.replace("\n", "\r\n").encode(), istext=True).decode("ascii")
+    return (
+        f'Content-Type: text/{subtype}; charset="utf-8"\r\n'
+        f"Content-Transfer-Encoding: quoted-printable\r\n\r\n{quoted}"
+    )
+
+
+def _text(name: str, value: str) -> str:
+    """A header's value in ASCII without line breaks but its own folds."""
+    if _PLAIN_TEXT.fullmatch(value) and len(name) + len(value) < LINE and "=?" not in value:
+        return value
+    value = "".join(c if c.isprintable() else " " for c in value)
+    return Header(value, "utf-8", LINE, name).encode(linesep="\r\n")
+
+
+def _ascii_domain(address: str) -> str:
+    """The address with its domain in ASCII. Raises Unsendable for what is not one plain address."""
+    if len(address) <= ADDRESS and _PLAIN_ADDRESS.fullmatch(address):
+        return address
+    local, _, domain = address.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise Unsendable("not an address") from None
+    # the letters beyond ASCII of a local part stand for themselves (RFC 6531); the rest is as before
+    shape = "".join(c if c.isascii() or not c.isprintable() else "a" for c in local)
+    found = f"{local}@{domain}"
+    if len(found.encode("utf-8", "replace")) > ADDRESS or not _PLAIN_ADDRESS.fullmatch(f"{shape}@{domain}"):
+        raise Unsendable("not an address")
+    return found

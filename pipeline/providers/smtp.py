@@ -1,0 +1,262 @@
+"""E-mail over SMTP. A server honours no keys: the Message-ID is the same at every attempt, and that is all.
+
+Connections are kept and used again. There is no NOOP: a connection that has gone stale shows at its
+first command, before anything was sent, and the message goes over a fresh one.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+
+import aiosmtplib
+from aiosmtplib import SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
+
+from pipeline.providers import mime
+from pipeline.providers.mime import Letter, Sender, Unsendable
+from pipeline.settings import ProviderSettings, SettingsError
+from schemas.message import Message
+from schemas.outcome import Outcome, deferred, doubtful, refused, sent
+
+CONNECTIONS = 20
+"""Side by side: Postfix takes 50 from one client."""
+IDLE_SECONDS = 30.0
+"""A connection that idled longer is closed: what lies between may have forgotten it."""
+TLS_PORT = 465
+REASON = 200
+
+
+class Stage(StrEnum):
+    """How far a message came: up to BODY it was surely not sent."""
+
+    CONNECT = "connect"
+    ENVELOPE = "envelope"
+    BODY = "body"
+
+
+#: (stage, first digit of the reply) -> what it means; what stands nowhere is garbage
+REPLIES: Mapping[tuple[Stage, int], str] = {
+    (Stage.CONNECT, 4): "deferred",
+    (Stage.CONNECT, 5): "deferred",  # it says nothing about the message
+    (Stage.ENVELOPE, 4): "deferred",
+    (Stage.ENVELOPE, 5): "refused",
+    (Stage.BODY, 2): "sent",
+    (Stage.BODY, 4): "deferred",
+    (Stage.BODY, 5): "refused",
+}
+#: replies about us and not about the message: closing, bad sequence, authentication (RFC 5321, 4954)
+ABOUT_US = frozenset({421, 503, 530, 534, 535, 538})
+
+_QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +)<?([a-z0-9][a-z0-9._-]{4,99})", re.I)
+_ADDRESS = re.compile(r"\S*@\S*")
+
+
+def judged(stage: Stage, reply: SMTPResponse) -> Outcome:
+    """A reply in our words."""
+    code, text = reply
+    text = " ".join(_ADDRESS.sub("<address>", text).split())
+    reason = f"{stage}: {code} {text}"[:REASON]
+    meaning = REPLIES.get((stage, code // 100))
+    if code in ABOUT_US:
+        meaning = "deferred"
+    if meaning == "sent":
+        found = _QUEUE_ID.search(reply.message)
+        return sent(found[1] if found else None)
+    if meaning == "refused":
+        return refused(reason)
+    if meaning == "deferred":
+        return deferred(reason)
+    return unanswered(stage, f"garbage {code}")
+
+
+def unanswered(stage: Stage, why: str) -> Outcome:
+    """No reply, or none that can be read, in our words."""
+    return doubtful(f"{stage}: {why}") if stage is Stage.BODY else deferred(f"{stage}: {why}")
+
+
+class _Connection(aiosmtplib.SMTP):
+    """A connection, and what its next user must know."""
+
+    used = False
+    dirty = False
+    """A transaction was left open: RSET first."""
+    idle_since = 0.0
+
+
+class _Progress:
+    """How far one message came."""
+
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = Stage.CONNECT
+
+
+class _Stale(Exception):
+    """A kept connection that the server has given up."""
+
+
+class SmtpProvider:
+    """Sends over one server."""
+
+    kind = "smtp"
+    honours_keys = False
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str,
+        port: int,
+        sender: Sender,
+        timeout: float,
+        username: str | None = None,
+        password: str | None = None,
+        plaintext: bool = False,
+        tls_context: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`plaintext` allows a connection without TLS: right for loopback alone."""
+        self.name, self.timeout, self._clock, self._sender = name, timeout, clock, sender
+        self._from = f"FROM:<{sender.address}>".encode()
+        self._host, self._port, self._username, self._password = host, port, username, password
+        self._plaintext = plaintext
+        self._tls = tls_context or (None if plaintext else ssl.create_default_context())
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[_Connection] = []
+
+    async def send(self, message: Message, key: str) -> Outcome:
+        """Sends once; over a second connection only where the first surely took nothing."""
+        try:
+            letter = mime.compose(message, key, self._sender)
+        except Unsendable as error:
+            return refused(str(error))
+        progress = _Progress()
+        try:
+            async with asyncio.timeout(self.timeout):
+                async with self._slots:
+                    return await self._send(letter, progress)
+        except SMTPResponseException as error:
+            return judged(progress.stage, SMTPResponse(error.code, error.message))
+        except (TimeoutError, OSError, SMTPException) as error:
+            return unanswered(progress.stage, type(error).__name__)
+        except Exception as error:
+            return unanswered(progress.stage, f"raised {type(error).__name__}")
+
+    async def _send(self, letter: Letter, progress: _Progress) -> Outcome:
+        while True:
+            connection = self._kept() or await self._connect()
+            try:
+                outcome = await self._transact(connection, letter, progress)
+            except BaseException as error:
+                connection.close()
+                stale = isinstance(error, (SMTPServerDisconnected, _Stale))
+                if stale and connection.used and progress.stage is not Stage.BODY:
+                    progress.stage = Stage.CONNECT
+                    continue
+                raise
+            if connection.is_connected:
+                connection.used, connection.idle_since = True, self._clock()
+                self._idle.append(connection)
+            return outcome
+
+    async def _transact(self, connection: _Connection, letter: Letter, progress: _Progress) -> Outcome:
+        options = []
+        if "size" in connection.esmtp_extensions:
+            most = connection.esmtp_extensions["size"]
+            if most.isdigit() and 0 < int(most) < len(letter.data):
+                return refused(f"too large: {len(letter.data)} bytes of {most}")
+            options.append(b"SIZE=%d" % len(letter.data))
+        if letter.utf8:
+            if "smtputf8" not in connection.esmtp_extensions:
+                return refused("the address needs SMTPUTF8, which the server lacks")
+            options += [b"SMTPUTF8", b"BODY=8BITMIME"]
+        command = connection.execute_command
+        if connection.dirty:
+            if (await command(b"RSET")).code != 250:
+                raise _Stale
+            connection.dirty = False
+        reply = await command(b"MAIL", self._from, *options)
+        if reply.code // 100 == 4 and connection.used:
+            raise _Stale  # it may have had its number of messages: a fresh one will tell
+        progress.stage = Stage.ENVELOPE
+        if reply.code == 250:
+            reply = await command(b"RCPT", b"TO:<%b>" % letter.recipient.encode())
+            if reply.code in {250, 251}:
+                reply = await command(b"DATA")
+                if reply.code == 354:
+                    return await self._write(connection, letter, progress)
+        connection.dirty = True
+        return self._judged(connection, progress.stage, reply)
+
+    async def _write(self, connection: _Connection, letter: Letter, progress: _Progress) -> Outcome:
+        protocol = connection.protocol
+        if protocol is None or not protocol.is_connected:
+            raise SMTPServerDisconnected("connection lost")
+        progress.stage = Stage.BODY
+        protocol.write(letter.data.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        return self._judged(connection, Stage.BODY, await protocol.read_response())
+
+    def _judged(self, connection: _Connection, stage: Stage, reply: SMTPResponse) -> Outcome:
+        if reply.code in ABOUT_US or (stage, reply.code // 100) not in REPLIES:
+            connection.close()  # closing, or out of step with us
+        return judged(stage, reply)
+
+    def _kept(self) -> _Connection | None:
+        """The connection that was used last, if it is still good."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_connected and self._clock() - connection.idle_since < IDLE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        """Connects; never without TLS unless that is allowed. Raises what aiosmtplib raises."""
+        connection = _Connection(
+            hostname=self._host, port=self._port, username=self._username, password=self._password,
+            local_hostname=self._sender.domain, timeout=None, tls_context=self._tls,
+            use_tls=not self._plaintext and self._port == TLS_PORT,
+            start_tls=not self._plaintext and self._port != TLS_PORT,
+        )  # fmt: skip
+        await connection.connect()
+        if connection.is_ehlo_or_helo_needed:
+            await connection.ehlo()
+        return connection
+
+    async def close(self) -> None:
+        """Says good-bye on the connections that are kept."""
+        idle, self._idle = self._idle, []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.gather(*[c.quit() for c in idle if c.is_connected], return_exceptions=True)
+        for connection in idle:
+            connection.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or number alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> SmtpProvider:
+    """The provider for an SMTP server. Raises SettingsError."""
+    if settings.base_url is not None:
+        raise SettingsError(f"providers.{name}.base_url: smtp takes host and port")
+    try:
+        found = mime.sender(settings.sender)
+    except Unsendable as error:
+        raise SettingsError(f"providers.{name}.from: {error}") from None
+    password = settings.password.get_secret_value() if settings.password else None
+    return SmtpProvider(
+        name, host=settings.host, port=settings.port, sender=found, timeout=settings.timeout,
+        username=settings.username, password=password, plaintext=is_loopback(settings.host),
+    )  # fmt: skip

@@ -1,0 +1,48 @@
+"""The schemas of what travels, for others: JSON Schema a topic."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from agents import topics
+from schemas.event import CloudEvent, Request
+from schemas.kinds import Channel
+from schemas.message import Contents, Message
+from schemas.notification import Notification
+from schemas.status import Status
+from schemas.template import Template
+from schemas.user import Device, Preferences, User
+from schemas.workflow import Workflow
+
+VALUES: dict[str, Any] = {
+    topics.EVENTS: CloudEvent | Request,
+    topics.NOTIFICATIONS: Notification,
+    topics.USERS: User,
+    topics.PREFERENCES: Preferences,
+    topics.DEVICES: Device,
+    topics.WORKFLOWS: Workflow,
+    topics.TEMPLATES: Template,
+    topics.DELIVERY_STATUS: Status,
+    topics.CONTENTS: Contents,
+    **{topics.MESSAGES[channel]: Message for channel in Channel},
+}
+
+
+def document() -> dict[str, Any]:
+    """AsyncAPI 3.0 of all topics, with the JSON Schema of each one's values."""
+    channels, schemas = {}, {}
+    for topic, model in VALUES.items():
+        schema = TypeAdapter(model).json_schema(ref_template=f"#/components/schemas/{topic}/$defs/{{model}}")
+        schemas[topic] = schema
+        channels[topic] = {
+            "address": topic,
+            "messages": {"value": {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{topic}"}}},
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Carillon", "version": "1"},
+        "channels": channels,
+        "components": {"schemas": schemas},
+    }
+
+

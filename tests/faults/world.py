@@ -1,0 +1,188 @@
+"""The world that a worker is killed in: a broker, sinks in processes of their own, a feed, and a watcher."""
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from agents import topics
+from pipeline.demo.workload import Workload
+from pipeline.settings import Settings
+from pipeline.topics import client_options
+from schemas.status import Status
+from tests.faults.verdict import Evidence
+
+READY_LINE = b"console:"
+SPAWN_SECONDS = 30.0
+
+
+class Sink:
+    """A sink in a process of its own, never killed by the loop; its ledger is on disk before it answers."""
+
+    def __init__(self, kind: str, ledger: Path) -> None:
+        self.kind, self.ledger, self.port = kind, ledger, 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> int:
+        """Starts it and returns its port."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "pipeline.sinks", self.kind, "--port", "0", "--ledger", str(self.ledger),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        async with asyncio.timeout(SPAWN_SECONDS):
+            self.port = int(await self._process.stdout.readline())
+        return self.port
+
+    async def stop(self) -> None:
+        """Ends it."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+
+
+class Worker:
+    """One `carillon run` with all roles, its state directory kept between lives."""
+
+    def __init__(self, config: Path, state: Path, log: Path, hits: Path) -> None:
+        self.config, self.state, self.log, self.hits = config, state, log, hits
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, failpoint: str = "", mutant: str = "") -> None:
+        """Starts it; it may die at once."""
+        env = dict(os.environ, CARILLON_FAILPOINT=failpoint, CARILLON_FAILPOINT_LOG=str(self.hits), FAULTS_MUTANT=mutant)
+        if not failpoint:
+            del env["CARILLON_FAILPOINT"]
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.faults.worker", str(self.config), env=env, stdout=log, stderr=log
+            )
+
+    async def died_within(self, seconds: float) -> bool:
+        """Whether it ended by itself in that time."""
+        assert self.process is not None
+        try:
+            await asyncio.wait_for(self.process.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL where that is not enough."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.process.terminate()
+        if not await self.died_within(20):
+            await self.kill()
+
+    def lose_disk(self) -> None:
+        """Removes every store, as a lost disk would; the outbox is a sink and stays."""
+        for entry in self.state.iterdir() if self.state.exists() else ():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+class Feed:
+    """Sends the workload's events piece by piece, and flips preferences under them."""
+
+    def __init__(self, settings: Settings, load: Workload, flipping: list[str], rnd: random.Random) -> None:
+        self.settings, self.load, self.flipping, self.random = settings, load, flipping, rnd
+        self.sent = 0
+        self._producer: Any = None
+
+    async def start(self) -> None:
+        """Connects, and makes the users known."""
+        self._producer = AIOKafkaProducer(
+            **client_options(self.settings), acks="all", linger_ms=2, enable_idempotence=True
+        )
+        await self._producer.start()
+        await self._all(topics.USERS, self.load.users)
+        await self._all(topics.PREFERENCES, self.load.preferences)
+
+    async def _all(self, topic: str, rows: dict[str, bytes]) -> None:
+        await asyncio.gather(*[await self._producer.send(topic, v, key=k.encode()) for k, v in rows.items()])
+
+    async def some(self, count: int) -> None:
+        """Sends the next events, in five breaths."""
+        for piece in range(5):
+            end = min(len(self.load.events), self.sent + count // 5 + (piece == 4) * (count % 5))
+            batch, self.sent = self.load.events[self.sent : end], end
+            await asyncio.gather(
+                *[await self._producer.send(topics.EVENTS + e.lane, e.value, key=e.key) for e in batch]
+            )
+            await asyncio.sleep(0.05)
+
+    async def flip(self) -> None:
+        """Changes what the flipping users want."""
+        rows = {
+            user: orjson.dumps({"user_id": user, "channels": {"email": self.random.random() < 0.5, "web": self.random.random() < 0.5}})
+            for user in self.flipping
+        }  # fmt: skip
+        await self._all(topics.PREFERENCES, rows)
+
+    @property
+    def ended(self) -> bool:
+        return self.sent >= len(self.load.events)
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+
+class Watcher:
+    """Follows every topic that something comes out on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.seen = settings, Evidence()
+        self.last_news = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        messages = {name + lane for name in topics.MESSAGES.values() for lane in ("", topics.EXPRESS)}
+        dead = set(topics.DEAD_MESSAGES.values())
+        consumer: Any = AIOKafkaConsumer(
+            topics.DELIVERY_STATUS, topics.DEAD_EVENTS, *messages, *dead, **client_options(self.settings),
+            group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=50,
+        )  # fmt: skip
+        await consumer.start()
+        try:
+            while True:
+                for part, records in (await consumer.getmany(timeout_ms=100)).items():
+                    self.last_news = time.monotonic()
+                    for record in records:
+                        if part.topic == topics.DELIVERY_STATUS:
+                            self.seen.status(Status.model_validate_json(record.value), record.timestamp)
+                        elif part.topic == topics.DEAD_EVENTS:
+                            self.seen.outcomes.dead_events[record.value] += 1
+                        elif part.topic in messages:
+                            self.seen.message(record.value)
+        finally:
+            await consumer.stop()
+
+    def check(self) -> None:
+        """Raises what ended the watching, if it ended."""
+        if self._task is not None and self._task.done():
+            self._task.result()
