@@ -3,23 +3,38 @@
 Stateless: who was told what before is decided by plan, where the user's state is.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jmespath
+from pydantic import TypeAdapter, ValidationError
 
 from agents import topics
 from agents.catalogue import Catalogue
 from agents.sending import Send
 from schemas import dead_letter
-from schemas.event import MAX_RECIPIENTS, Contact, Event, Request, Unreadable, milliseconds, read_event
+from schemas.event import (
+    MAX_RECIPIENTS,
+    Contact,
+    Event,
+    Request,
+    Unreadable,
+    UserText,
+    first_problem,
+    milliseconds,
+    read_event,
+)
 from schemas.ids import hash_in, notification_id, user_hash
 from schemas.kinds import Channel, Priority, Reason, State
 from schemas.notification import PLAN, EventRef, Notification
 from schemas.status import Status, rfc3339
 from schemas.workflow import Workflow
 from tables.claims import Origin
+
+MAX_FAN_OUT_BYTES = 64_000_000
+"""What one event may become: each of its notifications carries all of its data."""
 
 DIRECT = Workflow.model_construct(
     name="direct", id="direct", on="", recipients=(), template="", channels=tuple(Channel), category="general",
@@ -43,9 +58,15 @@ def take_in(
     if not workflows:
         return [ignored(event, origin, Reason.NO_WORKFLOW)]
     found: list[Send] = []
+    size = 0
     for workflow in workflows:
         for user_id, contact in recipients(event, workflow):
             found.append(notify(event, workflow, user_id, contact, position, origin.at))
+            size += len(found[-1].value or b"")
+            if size > MAX_FAN_OUT_BYTES:
+                raise Unreadable(
+                    f"recipients: too many for an event of {len(value or b'')} bytes", Reason.TOO_LARGE
+                )
     return found or [ignored(event, origin, Reason.NO_RECIPIENT)]
 
 
@@ -60,26 +81,50 @@ def recipients(event: Event, workflow: Workflow) -> Iterable[tuple[str, Contact 
             if isinstance(one, Contact):
                 found[one.identity] = one
             else:
-                found[one] = None
+                found.setdefault(one, None)
         return found.items()
     for path in workflow.recipients:
-        for user_id in _flat(_compiled(path).search(event.data)):
+        for user_id in _found_at(path, event.data):
             found[user_id] = None
     if len(found) > MAX_RECIPIENTS:
         raise Unreadable(f"{len(found)} recipients; an event has at most {MAX_RECIPIENTS}", Reason.TOO_LARGE)
     return found.items()
 
 
+def _found_at(path: str, data: Any) -> Iterable[str]:
+    """The user ids that an expression finds. Raises Unreadable for what cannot be one."""
+    try:
+        return [_user_id(one) for one in _flat(_compiled(path)(data))]
+    except ValidationError as error:
+        raise Unreadable(f"recipients, {path}: {first_problem(error)}") from None
+    except Exception as error:  # an expression runs over whatever upstream sends
+        raise Unreadable(f"recipients, {path}: {error}") from None
+
+
+_user_id: Callable[[Any], str] = TypeAdapter(UserText).validator.validate_python
+_is_plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*").fullmatch
+
+
 @lru_cache(maxsize=1_000)
-def _compiled(path: str) -> Any:
-    return jmespath.compile(path)
+def _compiled(path: str) -> Callable[[Any], Any]:
+    if not _is_plain(path):
+        found: Callable[[Any], Any] = jmespath.compile(path).search
+        return found
+    names = path.split(".")
+
+    def walk(data: Any) -> Any:  # a tenth of what jmespath takes for the same
+        for name in names:
+            data = data.get(name) if isinstance(data, dict) else None
+        return data
+
+    return walk
 
 
 def _flat(found: Any) -> Iterable[str]:
     if isinstance(found, list):
         for one in found:
             yield from _flat(one)
-    elif isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+    elif isinstance(found, (str, int)) and not isinstance(found, bool) and found != "":
         yield str(found)
 
 

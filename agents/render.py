@@ -1,12 +1,15 @@
-"""Rendering: a template's parts and variables become the words for one channel."""
+"""Rendering: a template's parts and variables become the words for one channel, the same ones every time."""
 
+import re
 from collections.abc import Callable
+from functools import wraps
 from itertools import islice
+from types import NoneType
 from typing import Any, NamedTuple
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from schemas.kinds import Channel
 from schemas.template import Parts
@@ -16,10 +19,16 @@ MAX_PIECES = 100_000
 """What a template yields at the most; loops end there."""
 MAX_SUBJECT = 998
 """RFC 5322, 2.1.1: a line has at most 998 characters."""
+MAX_WIDTH = 1_000
+"""For whatever pads, indents or repeats: the sandbox itself limits no memory."""
 
 
 class TemplateBroken(ValueError):
-    """A template that does not compile, or that its variables do not fill."""
+    """A template that does not compile, or that its variables do not fill; `line` is counted in its source."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 Render = Callable[[Context], str]
@@ -33,8 +42,86 @@ class Rendering(NamedTuple):
     html: Render | None
 
 
-_plain = ImmutableSandboxedEnvironment(autoescape=False, undefined=StrictUndefined)
-_html = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined)
+_WIDE = re.compile(r"%[-+ #0]*(\d*\.)?(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)").search
+_PADDING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
+_PRINTED = (str, int, float, list, dict, tuple, Undefined)
+
+
+def _printed(value: Any) -> Any:
+    """What an expression prints: null is nothing; what has an address in its name would differ every time."""
+    if isinstance(value, _PRINTED):
+        return value
+    if isinstance(value, NoneType):
+        return ""
+    raise TypeError(f"a {type(value).__name__} cannot be printed")
+
+
+def _narrow(filtering: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that takes no number above MAX_WIDTH beside its value."""
+
+    @wraps(filtering)
+    def narrow(*given: Any, **named: Any) -> Any:
+        skip = 2 if hasattr(filtering, "jinja_pass_arg") else 1
+        if any(isinstance(one, int) and one > MAX_WIDTH for one in (*given[skip:], *named.values())):
+            raise SecurityError(f"a number above {MAX_WIDTH} beside {filtering.__name__}")
+        return filtering(*given, **named)
+
+    return narrow
+
+
+class _Words(ImmutableSandboxedEnvironment):
+    """Jinja for JSON: `order.items` is the order's field, not a method; nothing random, nothing huge."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def __init__(self, *, autoescape: bool) -> None:
+        super().__init__(autoescape=autoescape, undefined=StrictUndefined, finalize=_printed)
+        del self.filters["random"]
+        for name in ("batch", "center", "indent", "round", "slice", "tojson", "wordwrap"):
+            self.filters[name] = _narrow(self.filters[name])
+        formatting = self.filters["format"]
+
+        @wraps(formatting)
+        def narrow_format(value: Any, *given: Any, **named: Any) -> Any:
+            _refuse_wide(value)
+            return formatting(value, *given, **named)
+
+        self.filters["format"] = narrow_format
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict:
+            try:
+                return obj[attribute]
+            except KeyError:
+                pass
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%":
+            _refuse_wide(left)
+        elif operator == "**" and (abs(left) > 1_000_000 or abs(right) > 10):
+            raise SecurityError("a power that is too large")
+        elif operator == "*":
+            for one, other in ((left, right), (right, left)):
+                if isinstance(one, int) and hasattr(other, "__len__") and one * len(other) > MAX_OUTPUT:
+                    raise SecurityError(f"more than {MAX_OUTPUT} characters")
+        return super().call_binop(context, operator, left, right)
+
+    def format_string(self, s: str, *given: Any, **named: Any) -> str:
+        _refuse_wide(s)
+        return super().format_string(s, *given, **named)
+
+
+def _refuse_wide(pattern: Any) -> None:
+    if isinstance(pattern, str) and _WIDE(pattern):
+        raise SecurityError(f"a width above {MAX_WIDTH - 1}, or one that is a variable")
+
+
+_plain = _Words(autoescape=False)
+_html = _Words(autoescape=True)
 
 
 def compile_parts(channel: Channel, parts: Parts) -> Rendering:
@@ -46,11 +133,14 @@ def compile_parts(channel: Channel, parts: Parts) -> Rendering:
     )
 
 
-def _compile(environment: ImmutableSandboxedEnvironment, source: str) -> Render:
+def _compile(environment: _Words, source: str) -> Render:
     try:
-        root = environment.from_string(source).root_render_func
-    except TemplateError as error:
-        raise TemplateBroken(f"line {getattr(error, 'lineno', '?')}: {error}") from None
+        template = environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise TemplateBroken(f"line {error.lineno}: {error.message}", error.lineno) from None
+    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, SyntaxError) as error:
+        raise TemplateBroken(f"{type(error).__name__}: {error}") from None
+    root = template.root_render_func
 
     def render(context: Context) -> str:
         found = "".join(islice(root(context), MAX_PIECES))
@@ -68,24 +158,24 @@ class Contexts:
     define no blocks, and nothing in the sandbox can change the variables.
     """
 
-    __slots__ = ("_html", "_plain", "variables")
+    __slots__ = ("_in_html", "_in_plain", "variables")
 
     def __init__(self, variables: dict[str, Any]) -> None:
         self.variables = variables
-        self._plain: Context | None = None
-        self._html: Context | None = None
+        self._in_plain: Context | None = None
+        self._in_html: Context | None = None
 
     @property
     def plain(self) -> Context:
-        if self._plain is None:
-            self._plain = Context(_plain, self.variables, None, {})
-        return self._plain
+        if self._in_plain is None:
+            self._in_plain = Context(_plain, self.variables, None, {})
+        return self._in_plain
 
     @property
     def html(self) -> Context:
-        if self._html is None:
-            self._html = Context(_html, self.variables, None, {})
-        return self._html
+        if self._in_html is None:
+            self._in_html = Context(_html, self.variables, None, {})
+        return self._in_html
 
 
 def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
@@ -107,8 +197,13 @@ def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
     return found
 
 
+_JOINERS = "\u200c\u200d"
+"""Not printable by themselves, but Persian words and emoji of several parts are made with them."""
+
+
 def one_line(subject: str) -> str:
     """A subject without line breaks and control characters, which have no place in a header (RFC 5322, 2.2)."""
     if not subject.isprintable():
-        subject = " ".join("".join(c if c.isprintable() else " " for c in subject).split())
+        clean = "".join(c if c.isprintable() or c in _JOINERS else " " for c in subject)
+        subject = " ".join(clean.split())
     return subject[:MAX_SUBJECT]

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from pydantic import BaseModel, SecretStr
 
 from agents import topics as names
@@ -27,9 +29,18 @@ class _Failing(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, RulesBroken, BrokerUnavailable, TimeoutError) as error:
-            click.echo(f"carillon: {error}", err=True)
-            ctx.exit(1)
+        except (SettingsError, RulesBroken, BrokerUnavailable) as error:
+            told = str(error)
+        except TimeoutError as error:
+            told = str(error) or "the broker did not answer in time"
+        except OSError as error:
+            told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except KafkaConnectionError as error:
+            told = f"kafka.bootstrap_servers: no broker answers ({error})"
+        except KafkaError as error:
+            told = f"kafka: {error}"
+        click.echo(f"carillon: {told}", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @click.group(cls=_Failing)
@@ -39,7 +50,9 @@ def main() -> None:
 
 
 main.add_command(broker)
-_config = click.option("--config", type=click.Path(path_type=Path), help="Settings; default: carillon.toml here.")
+_config = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings; default: carillon.toml here."
+)
 
 
 @main.command()
@@ -68,7 +81,9 @@ async def _run(settings: Settings, wanted: tuple[str, ...]) -> None:
 @main.command()
 @click.option("--events", default=2_000, show_default=True, type=click.IntRange(20, 200_000))
 @click.option("--seed", default=1, show_default=True)
-@click.option("--port", default=8080, show_default=True, help="Of the operator pages; another if it is taken.")
+@click.option(
+    "--port", default=8080, show_default=True, help="Of the operator pages; another if it is taken."
+)
 @click.option("--exit", "leave", is_flag=True, help="End when all is delivered.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON at the end.")
 def demo(events: int, seed: int, port: int, leave: bool, as_json: bool) -> None:
@@ -76,6 +91,7 @@ def demo(events: int, seed: int, port: int, leave: bool, as_json: bool) -> None:
     from pipeline.demo.demo import Demo, DemoFailed, as_line
 
     _log("error")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a fresh broker's first seconds are noisy
     try:
         figures = asyncio.run(Demo(events, seed, port, stay=not leave, quiet=False).run())
     except DemoFailed as error:
@@ -96,6 +112,7 @@ def topics_command(schemas: bool, as_json: bool, config: Path | None) -> None:
         click.echo(orjson.dumps(document(), option=orjson.OPT_INDENT_2).decode())
         return
     settings = _with_broker(load(config))
+    _quieten_clients()
     made = set(asyncio.run(topics.create(settings)))
     found = [(settings.kafka.topic_prefix + t.name, t.partitions) for t in topics.all_topics(settings)]
     if as_json:
@@ -106,22 +123,27 @@ def topics_command(schemas: bool, as_json: bool, config: Path | None) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option("--express", is_flag=True, help="Into the lane for critical and high priority.")
 @_config
-def send(file: Any, express: bool, config: Path | None) -> None:
+def send(file: str, express: bool, config: Path | None) -> None:
     """Put events (JSON lines; - for standard input) on the events topic."""
-    count = asyncio.run(_send(_with_broker(load(config)), file, express))
+    with click.open_file(file, "rb") as lines:
+        settings = _with_broker(load(config))
+        _quieten_clients()
+        count = asyncio.run(_send(settings, lines, express))
     click.echo(f"{count} sent", err=True)
 
 
-async def _send(settings: Settings, file: Any, express: bool) -> int:
+async def _send(settings: Settings, lines: Iterable[bytes], express: bool) -> int:
     topic = settings.kafka.topic_prefix + names.EVENTS + (names.EXPRESS if express else "")
-    producer = AIOKafkaProducer(**topics.client_options(settings), acks="all", linger_ms=5, enable_idempotence=True)
-    await producer.start()
+    producer = AIOKafkaProducer(
+        **topics.client_options(settings), acks="all", linger_ms=5, enable_idempotence=True
+    )
     sent = []
     try:
-        for number, line in enumerate(file, 1):
+        await producer.start()
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             if len(line) > MAX_LINE:
@@ -146,14 +168,18 @@ def config() -> None:
 @_config
 def show(config: Path | None) -> None:
     """Print every setting as it is in force; secrets are masked."""
-    click.echo(orjson.dumps(_masked(load(config)), option=orjson.OPT_INDENT_2).decode())
+    settings = load(config)
+    found = _masked(settings)
+    found["kafka"]["bootstrap_servers"] = bootstrap_servers(settings)
+    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
 def _masked(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "••••" if value.get_secret_value() else ""
     if isinstance(value, BaseModel):
-        return {name: _masked(getattr(value, name)) for name in type(value).model_fields}
+        fields = type(value).model_fields
+        return {field.alias or name: _masked(getattr(value, name)) for name, field in fields.items()}
     if isinstance(value, dict):
         return {str(name): _masked(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -171,9 +197,16 @@ def _with_broker(settings: Settings) -> Settings:
 
 
 def _log(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
     for noisy in ("aiokafka", "faust", "mode", "uvicorn", "mail.log"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _quieten_clients() -> None:
+    """For commands that say themselves, in one line, what went wrong."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ class Web(_Section):
 
     host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0: all of this machine's")
     port: int = Field(8080, ge=0, le=65535, description="0: any free one")
-    public_url: str = Field("", description="under which people reach the pages; for links in messages")
+    public_url: str = Field(
+        "",
+        description="under which people reach the pages; hosts other than its and this machine are refused",
+    )
 
 
 class ProviderSettings(_Section):

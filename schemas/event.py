@@ -18,9 +18,7 @@ MAX_NAME = 512
 MAX_DEPTH = 128
 """Lists and objects within each other: pydantic reads 200 levels, and some are ours."""
 
-_PRINTABLE = (
-    "^[^\\x00-\\x1f\\x7f-\\x9f\\u{2028}\\u{2029}\\u{61c}\\u{200e}\\u{200f}\\u{202a}-\\u{202e}\\u{2066}-\\u{2069}]*$"
-)
+_PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
 """Names and ids: no control characters, line breaks or bidi controls, for they stand in keys, headers and logs."""
 
@@ -246,6 +244,8 @@ def first_problem(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as `field: what`, without the value."""
     found = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(str(part) for part in found["loc"]) or "(whole)"
+    if _PRINTABLE in found["msg"]:
+        return f"{field}: holds a control character"
     return f"{field}: {found['msg']}"
 
 

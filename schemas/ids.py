@@ -1,5 +1,6 @@
 """Identity: the same input gives the same id, for ever."""
 
+import re
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NewType
@@ -39,9 +40,13 @@ def hash_in(notification: str) -> int:
 
     Raises ValueError for what is no id.
     """
-    if len(notification) != 36 or notification[14] != "8":
+    if _is_id(notification) is None:
         raise ValueError(f"{notification!r} is no notification id")
     return int(notification[:8], 16)
+
+
+_is_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
+_ends_host = re.compile(r"[/?#\\]").search
 
 
 def packed(notification: str) -> bytes:
@@ -49,15 +54,19 @@ def packed(notification: str) -> bytes:
     return bytes.fromhex(notification.replace("-", ""))
 
 
+@lru_cache(maxsize=8_192)
 def target_id(address: str) -> str:
     """A short name for an address or token that does not show it."""
     return blake2b(address.encode(), digest_size=6).hexdigest()
 
 
+@lru_cache(maxsize=8_192)
 def masked(address: str) -> str:
     """An address as operators see it: a••@example.com, +155•••06, https://example.com/…."""
-    if address.startswith(("http://", "https://")):
-        return "/".join(address.split("/", 3)[:3]) + "/…"
+    scheme, is_url, rest = address.partition("://")
+    if is_url:  # user names, passwords, paths and queries may be secrets
+        host_ends = _ends_host(rest)
+        return f"{scheme}://{rest[: host_ends.start() if host_ends else None].rpartition('@')[2]}/…"
     name, at, domain = address.rpartition("@")
     if at:
         return f"{name[:1]}••@{domain}"

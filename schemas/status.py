@@ -1,6 +1,7 @@
 """What travels on `delivery-status`: every change of state, the public stream of outcomes."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from schemas.base import Frozen
@@ -41,6 +42,16 @@ class Status(Frozen):
     why: tuple[Verdict, ...] | None = None
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_LAST = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+
+@lru_cache(maxsize=1_024)
 def rfc3339(milliseconds: int) -> str:
-    """Milliseconds since the epoch as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Milliseconds since the epoch as RFC 3339 in UTC.
+
+    Total: a producer may stamp a record with any number; what lies outside 1970 to 9999 becomes the nearer end.
+    """
+    moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, 0), _LAST))
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,6 +1,8 @@
 """Words with holes: the value of `templates`, versions and all."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from schemas.base import Frozen
 from schemas.kinds import Channel
@@ -23,3 +25,9 @@ class Template(Frozen):
     name: Name
     current: int = Field(default=1, ge=1)
     versions: dict[int, dict[Channel, Parts]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _current_is_there(self) -> Self:
+        if self.current not in self.versions:
+            raise ValueError(f"current: there is no version {self.current}")
+        return self

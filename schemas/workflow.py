@@ -42,6 +42,13 @@ class Workflow(Frozen):
                 raise ValueError(f"{path!r} is no JMESPath expression: {error}") from None
         return paths
 
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        if len(set(channels)) < len(channels):
+            raise ValueError("a channel stands there twice")
+        return channels
+
     @model_validator(mode="before")
     @classmethod
     def _default_id(cls, given: object) -> object:

@@ -1,6 +1,7 @@
 """A Faust App whose agents receive units of work."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import faust
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as driver
 
+from pipeline.engine import internals
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.effects import Call, EffectStage
 from pipeline.engine.observer import Observer
@@ -17,15 +19,33 @@ from pipeline.engine.unit import Decide, Reject, Unit
 
 STORE = "store"
 COMMIT_INTERVAL = 0.5
+FLUSH_SECONDS = 5.0
 MAX_POLL_RECORDS = 4_000
 MAX_REQUEST_BYTES = 20_000_000
 
 
 class _Producer(driver.Producer):  # type: ignore[misc]
-    """Idempotent, without transactions."""
+    """Idempotent, without transactions; ends in time although the broker may be away."""
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
+
+    async def flush(self) -> None:
+        # Every batch is awaited where it is sent; this only spares a restore what is still on its way.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(super().flush(), FLUSH_SECONDS)
+
+    async def on_stop(self) -> None:
+        raw = self._producer
+        if raw is None:
+            await super().on_stop()
+            return
+        giving_up = self.loop.call_later(FLUSH_SECONDS, internals.give_up_sending, raw)
+        try:
+            await super().on_stop()
+        finally:
+            giving_up.cancel()
+            internals.fail_batches(raw)
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]
@@ -44,14 +64,19 @@ class _Untouched(Schema):  # type: ignore[misc]
 
 
 class _Tables(faust.tables.manager.TableManager):  # type: ignore[misc]
-    """Faust's table manager without its second of sleep at every start."""
+    """Faust's table manager without its second of sleep at every start, and with our recovery."""
+
+    _recovery: internals.Recovery | None = None
+
+    @property
+    def recovery(self) -> internals.Recovery:
+        if self._recovery is None:
+            self._recovery = internals.Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
 
     async def on_start(self) -> None:
-        while not self.app.consumer.started and not self.should_stop:
-            await asyncio.sleep(0.005)
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
+        await self._update_channels()  # the consumer, started before, is up
+        await self.recovery.start()
 
 
 class UnitApp(faust.App):  # type: ignore[misc]
@@ -112,7 +137,6 @@ class UnitApp(faust.App):  # type: ignore[misc]
         raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
         self.store_table: StoreTable = self.Table(STORE, schema=raw, partitions=partitions)
         self.changelog: str = self.store_table.changelog_topic.get_topic_name()
-        self.store_table.when_restored = lambda numbers: self.consumer.open_tasks(numbers)
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self, loop=self.loop)
@@ -166,9 +190,12 @@ class UnitApp(faust.App):  # type: ignore[misc]
         return self.agent(self.topic(*topics, schema=_Untouched()), name=name)(agent)
 
     async def stop(self) -> None:
-        """Drains and commits while store and producer are still there, then stops."""
-        if self.started and not self.should_stop and self.consumer.tasks:
-            await self.consumer.drain()
+        """Drains and commits while store and producer are still there, then stops.
+
+        Ends within seconds after a crash and without a broker too.
+        """
+        if self._consumer is not None and (self.crashed or not self.should_stop):
+            await self.consumer.close_tasks()
         await super().stop()
 
     @property

@@ -12,12 +12,15 @@ from pipeline.engine import internals
 from pipeline.engine.effects import EffectTask
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.store import restore
-from pipeline.engine.task import Abandoned, Task
+from pipeline.engine.task import Abandoned, Task, within
 from pipeline.engine.unit import Unit
 
 POLL_SECONDS = 0.05
 DRAIN_SECONDS = 2.0
-COMMIT_SLACK_SECONDS = 10.0
+LAST_WORDS_SECONDS = 2.0
+"""How long a drain waits for the marks, and for the commit, after the last unit."""
+SLACK_SECONDS = 10.0
+"""How long a commit, or a unit, may take before this worker counts as not ready."""
 
 
 class PartitionCountsDiffer(Exception):
@@ -34,8 +37,12 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.kept: dict[TP, int] = {}
         self.taken: dict[TP, int] = {}
         self.full: set[TP] = set()
-        self.draining = False
-        self.seeking = asyncio.Lock()
+        #: how far gate topics were read, those offsets included that hold no record
+        self.read: dict[TP, int] = {}
+        #: the generation whose tasks are open
+        self.opened: int | None = None
+        self.draining = self.stopping = False
+        self.seeking, self.committing, self.drained = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self.behind_since: float | None = None
 
     def _new_consumer_thread(self) -> Any:
@@ -44,17 +51,32 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
     # -- fetching: polling never stops, whatever the tasks do
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        while not (self.should_stop or fetcher.should_stop):
-            if not self.flow_active:
-                await self.wait(self.can_resume_flow)
-                continue
-            async with self.seeking:
-                active = {tp for tp in self._active_partitions or () if tp not in self.full}
-                fetched = await self._getmany(active_partitions=active or internals.NOTHING, timeout=POLL_SECONDS)
-                if self.flow_active:
-                    for tp, records in (fetched or {}).items():
-                        self.take(TP(*tp), records)
-            await asyncio.sleep(0)
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                    continue
+                async with self.seeking:
+                    await self.poll()
+                await asyncio.sleep(0)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def poll(self) -> None:
+        """Fetches once, and notes how far that went where the last offsets may hold no records."""
+        active = {tp for tp in self._active_partitions or () if tp not in self.full}
+        fetched = await self._getmany(active_partitions=active or internals.NOTHING, timeout=POLL_SECONDS)
+        if not self.flow_active:
+            return
+        for tp, records in (fetched or {}).items():
+            self.take(TP(*tp), records)
+        for task in self.tasks.values():
+            for tp in task.gates:
+                self.read[tp] = internals.position(self, tp) or 0
+        recovery = self.app.tables.recovery
+        if recovery.in_recovery:
+            internals.note_emptiness(self, recovery)
 
     def take(self, tp: TP, records: list[Any]) -> None:
         """Gives a fetched batch to the changelog's restore or to the task of its number."""
@@ -83,8 +105,7 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         async with self.seeking:
             tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
             begins = await internals.seek_to_start(self, tps)
-            self.kept = dict(begins)
-            self.taken = dict(begins)
+            self.kept, self.taken, self.read = dict(begins), dict(begins), {}
 
     async def decide(self, unit: Unit) -> float:
         """Hands a unit to its agent; returns the seconds that deciding took."""
@@ -99,31 +120,34 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
 
     # -- opening and giving up partitions
 
-    async def open_tasks(self, numbers: set[int]) -> None:
+    async def open_tasks(self, numbers: set[int], generation: int) -> None:
         """Called when the store is restored: raises the epochs and lets the tasks begin."""
         self.check_partition_counts()
-        generation = internals.generation(self.app)
         internals.watch_heartbeat(self)
-        recovery = self.app.tables.recovery
         ends = await internals.end_offsets(self, {TP(topic, n) for n in numbers for topic in self.app.gates})
+        if self.stopping or generation != internals.generation(self.app):
+            return
         make = Task if self.app.effects is None else EffectTask
-        tasks = {number: make(self, number, generation) for number in numbers}
-
-        async def open_one(task: Task) -> None:
-            changelog = TP(self.app.changelog, task.number)
-            mine = {tp: end for tp, end in ends.items() if tp.partition == task.number}
-            try:
-                await task.open(recovery.active_highwaters[changelog] + 1, mine)
-            except Abandoned as why:
-                await task.abandon(str(why))
-
+        # A drain must find them from now on: it may come while they are being opened.
+        self.tasks = {number: make(self, number, generation) for number in numbers}
         self.draining = False
-        await asyncio.gather(*[open_one(task) for task in tasks.values()])
-        if generation == internals.generation(self.app):
-            self.tasks = tasks
-            self.app.observer.restored(len(tasks))
-        else:
-            await asyncio.gather(*[task.close() for task in tasks.values()])
+        await asyncio.gather(*[self.open_task(task, ends) for task in self.tasks.values()])
+        if not self.draining:
+            self.opened = generation
+            self.app.observer.restored(len(numbers))
+
+    async def open_task(self, task: Task, ends: dict[TP, int]) -> None:
+        """Opens one task, or abandons it where someone else was quicker."""
+        recovery, changelog = self.app.tables.recovery, TP(self.app.changelog, task.number)
+        restored = recovery.active_offsets[changelog]
+        if restored < recovery.active_highwaters[changelog]:
+            raise RuntimeError(f"{changelog} was restored up to {restored} only")
+        try:
+            await task.open(
+                restored + 1, {tp: end for tp, end in ends.items() if tp.partition == task.number}
+            )
+        except Abandoned as why:
+            await task.abandon(str(why))
 
     def check_partition_counts(self) -> None:
         """Raises PartitionCountsDiffer, which says how to migrate."""
@@ -134,38 +158,54 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
                 wrong.append(f"{topic} has {found}")
         if wrong:
             raise PartitionCountsDiffer(
-                f"{self.app.group} works on {self.app.partitions} partitions a topic, but {', '.join(wrong)}. "
-                f"Keys would part ways, so nothing is taken. Give every topic of this role the same count: create "
-                f"new topics under another kafka.topic_prefix and move the records there, in their order."
+                f"{self.app.group} works on {self.app.partitions} partitions a topic, "
+                f"but {', '.join(wrong)}. Keys would part ways, so nothing is taken. "
+                f"Give every topic of this role the same count: create new topics under another "
+                f"kafka.topic_prefix and move the records there, in their order."
             )
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stops taking, drains, commits, and lets go."""
         started = time.monotonic()
-        await self.drain()
+        try:
+            await self.drain()
+        except Exception as error:
+            await self.app.crash(error)
         self.app.observer.revoked(len(revoked), time.monotonic() - started)
         await super().on_partitions_revoked(revoked)
 
     async def drain(self) -> None:
-        """Lets units end that have begun, commits what is done, and drops the tasks."""
-        self.draining = True
-        bound = DRAIN_SECONDS if self.app.effects is None else self.app.effects.deadline
-        deadline = time.monotonic() + bound
-        while any(task.busy for task in self.tasks.values()) and time.monotonic() < deadline:
-            await asyncio.sleep(0.002)
-        await self.force_commit()
-        await asyncio.gather(*[task.close() for task in self.tasks.values()])
-        self.tasks, self.done, self.kept, self.taken, self.full = {}, {}, {}, {}, set()
+        """Lets units end that have begun, commits what is done, and drops the tasks; never takes long."""
+        self.draining, self.opened = True, None
+        async with self.drained:
+            tasks = list(self.tasks.values())
+            try:
+                if tasks and not self.crashed:
+                    bound = DRAIN_SECONDS + (0 if self.app.effects is None else self.app.effects.deadline)
+                    if await within(bound, *[task.idle.wait() for task in tasks]):
+                        await within(LAST_WORDS_SECONDS, *[task.last_words() for task in tasks])
+                    await within(LAST_WORDS_SECONDS, self.force_commit())
+            finally:
+                await asyncio.gather(*[task.close() for task in tasks])
+                self.tasks, self.done, self.kept, self.taken, self.full = {}, {}, {}, {}, set()
+
+    async def close_tasks(self) -> None:
+        """Drains for good: whatever the group does from now on, no task is opened again."""
+        self.stopping = True
+        await self.drain()
 
     async def on_stop(self) -> None:
-        if self.tasks:
-            await self.drain()
+        await self.close_tasks()
         await super().on_stop()
 
     # -- committing
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commits, for each partition, the first offset that is not finished."""
+        async with self.committing:
+            return await self.commit_done()
+
+    async def commit_done(self) -> bool:
         internals.forget_acks(self)
         offsets = {tp: offset for tp, offset in self.done.items() if offset > self.kept.get(tp, -1)}
         if not offsets:
@@ -187,13 +227,18 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         """The monotonic time of the last heartbeat that the group's coordinator answered."""
         return float(internals.watch_heartbeat(self).last_heartbeat)
 
+    async def verify_all_partitions_active(self) -> None:
+        """Not Faust's way, which looks at the acks that are not used here; see `ready`."""
+
     @property
     def ready(self) -> bool:
-        """Recovered, every task at work, and committing."""
+        """Recovered, every task at work, and getting on."""
+        now = time.monotonic()
         return (
-            bool(self.taken)
-            and not self.draining
+            self.opened is not None
+            and self.opened == internals.generation(self.app)
             and not self.app.rebalancing
-            and all(task.runner and not task.runner.done() for task in self.tasks.values())
-            and (self.behind_since is None or time.monotonic() - self.behind_since < COMMIT_SLACK_SECONDS)
+            and not self.crashed
+            and all(task.runs and now - (task.began or now) < SLACK_SECONDS for task in self.tasks.values())
+            and (self.behind_since is None or now - self.behind_since < SLACK_SECONDS)
         )

@@ -15,7 +15,7 @@ from faust.types import TP
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.ledger import OffsetLedger
 from pipeline.engine.record import Record
-from pipeline.engine.task import Abandoned, Task
+from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Queue, Task, weight
 from pipeline.engine.unit import Unit
 
 M = TypeVar("M")
@@ -24,7 +24,9 @@ R = TypeVar("R")
 GATHER_SECONDS = 0.003
 """How long a turn waits for a few more results to share its batch."""
 HELD = 2_000
+HELD_BYTES = 32 << 20
 """What one task has taken and not finished, those included that wait for their user's turn."""
+LETTING_GO_SECONDS = 1.0
 SPAN = 20_000
 """The farthest that a task runs ahead of its first unfinished offset."""
 
@@ -57,7 +59,10 @@ class EffectStage(Protocol[M, R]):
         """Makes the call. Must not raise: doubt is a result."""
 
     def settle(self, call: Call[M], result: R, unit: Unit) -> float | None:
-        """Writes the result and what it implies; returns the seconds after which to admit it again, or None."""
+        """Writes the result and what it implies.
+
+        Returns the seconds after which the call is to be admitted again, or None if it is settled.
+        """
 
     def reject(self, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters a record that could not be read or admitted."""
@@ -77,7 +82,9 @@ class EffectTask(Task):
         self.again: deque[Call[Any]] = deque()
         self.results: deque[tuple[Call[Any], Any]] = deque()
         self.calls: set[asyncio.Task[None]] = set()
-        self.held = 0
+        self.held = self.held_bytes = 0
+        #: why a call found that the partition is not surely ours any more
+        self.lost: str | None = None
 
     # -- turns
 
@@ -85,16 +92,19 @@ class EffectTask(Task):
         """Turn by turn until the task is closed."""
         try:
             while True:
-                turned = False if self.abandoned else await self.turn()
-                self.busy = bool(self.calls or self.results)
-                if self.results:
+                self.wake.clear()  # before the turn: what comes during it is for the next one
+                if self.lost is not None:
+                    raise Abandoned(self.lost)
+                turned = await self.turn()
+                if self.results or (turned and not self.calls):
                     continue
-                if self.calls or not turned:
-                    self.wake.clear()
-                    if not await self.woken():
-                        await self.when_idle()
-                    elif self.calls:
-                        await asyncio.sleep(GATHER_SECONDS)
+                self.began = None
+                if not self.calls:
+                    self.set_busy(False)
+                if not await self.woken():
+                    await self.when_idle()
+                elif self.calls:
+                    await asyncio.sleep(GATHER_SECONDS)
         except asyncio.CancelledError:
             raise
         except Abandoned as why:
@@ -102,16 +112,15 @@ class EffectTask(Task):
         except BaseException as error:
             await self.app.crash(error)
         finally:
-            self.busy = False
+            self.set_busy(False)
 
     async def turn(self) -> bool:
         """One group commit; says whether there was anything to do."""
-        ended = [self.results.popleft() for _ in range(len(self.results))]
         rejected: list[tuple[Record, Exception]] = []
         admitting = [] if self.consumer.draining else self.take(rejected)
-        if not (ended or rejected or admitting):
+        if not (self.results or rejected or admitting):
             return False
-        self.busy = True
+        self.set_busy(True)
         self.own()
         unit = Unit("", self.number, [], self.db, self.app.topic_partitions, generation=self.generation)
         if admitting:
@@ -119,27 +128,38 @@ class EffectTask(Task):
             await self.consumer.decide(unit)
         called = {id(call) for call in unit.calls}
         closed = [call for call in admitting if id(call) not in called]
-        for call, result in ended:
+        for record, error in rejected:
+            self.stage.reject(record, error, unit)
+        ended = self.settle(unit, closed)
+        await self.land(unit, ended=ended)
+        for call in unit.calls:
+            self.begin(call)
+        for call in closed:
+            self.close_effect(call)
+        for record, error in rejected:
+            self.finish(record)
+            self.app.observer.rejected(record.topic, type(error).__name__)
+        for kind in unit.rejected:
+            self.app.observer.rejected(unit.topic, kind)
+        return True
+
+    def settle(self, unit: Unit, closed: list[Call[Any]]) -> bool:
+        """Settles the calls that have ended, as many as one batch takes; says whether there were any."""
+        count = 0
+        while self.results and (count % 32 or weight(unit.writes) < UNIT_CHANGES_BYTES):
+            call, result = self.results.popleft()
+            count += 1
             wait = self.stage.settle(call, result, unit)
             if wait is None:
                 closed.append(call)
             else:
                 self.admit_later(call, wait)
-        for record, error in rejected:
-            self.stage.reject(record, error, unit)
-        await self.land(unit, "effects.before_attempts" if unit.calls else "", ended=bool(ended))
-        for call in unit.calls:
-            self.begin(call)
-        for call in closed:
-            self.close_effect(call)
-        for record, _ in rejected:
-            self.finish(record)
-        return True
+        return count > 0
 
-    async def land(self, unit: Unit, point: str, *, ended: bool) -> None:
+    async def land(self, unit: Unit, *, ended: bool) -> None:
         """Changelog, outputs, store: each awaited."""
-        if point:
-            failpoint(point)
+        if unit.calls:
+            failpoint("effects.before_attempts")
         end = await self.log(unit.writes) if unit.writes else None
         if unit.calls:
             failpoint("effects.after_attempts")
@@ -152,18 +172,23 @@ class EffectTask(Task):
         if end is not None:
             self.apply(unit.writes, end)
 
+    def may_serve(self, queue: Queue) -> bool:
+        return super().may_serve(queue) and self.ledgers[queue.tp].span <= SPAN
+
     def take(self, rejected: list[tuple[Record, Exception]]) -> list[Call[Any]]:
         """What can be called now: nobody else's turn, no copy of it under way, room in the window."""
         admitting: list[Call[Any]] = []
         while self.again and len(self.calls) + len(admitting) < self.stage.window:
             self.place(self.again.popleft(), admitting)
-        while self.held < HELD and (room := self.stage.window - len(self.calls) - len(admitting)) > 0:
-            queue = self.next_queue()
-            if queue is None or self.ledgers[queue.tp].span > SPAN:
+        while self.held < HELD and self.held_bytes < HELD_BYTES:
+            room = self.stage.window - len(self.calls) - len(admitting)
+            queue = self.next_queue() if room > 0 else None
+            if queue is None:
                 break
             for record in queue.take(room):
                 self.ledgers[queue.tp].took(record.offset)
                 self.held += 1
+                self.held_bytes += len(record.value or b"")
                 try:
                     call = self.stage.identify(record)
                 except Exception as error:
@@ -200,8 +225,10 @@ class EffectTask(Task):
             failpoint("effects.before_call")
             result = await self.stage.call(call)
             failpoint("effects.after_call")
-        except Abandoned:
-            return  # the loop finds it too, at its next step
+        except Abandoned as why:
+            self.lost = str(why)
+            self.wake.set()
+            return
         except Exception as error:
             await self.app.crash(error)
             return
@@ -212,7 +239,7 @@ class EffectTask(Task):
         """Lets the call come up again after a wait; its user's other messages go on meanwhile."""
         self.pass_turn(call)
 
-        def come_up() -> None:
+        def come_up() -> None:  # on a closed task it does no harm
             self.again.append(call)
             self.wake.set()
 
@@ -236,20 +263,25 @@ class EffectTask(Task):
         ledger = self.ledgers[tp]
         ledger.done(record.offset)
         self.held -= 1
+        self.held_bytes -= len(record.value or b"")
         if ledger.next is not None:
             self.consumer.done[tp] = ledger.next
 
     # -- ending
 
     async def abandon(self, why: str) -> None:
-        self.cancel_calls()
+        await self.cut_off()
         await super().abandon(why)
 
     async def close(self) -> None:
-        self.cancel_calls()
+        self.closed = True
+        await self.cut_off()
         await super().close()
 
-    def cancel_calls(self) -> None:
+    async def cut_off(self) -> None:
         """What is cut off here has an attempt and no result: the next owner finds the doubt."""
-        for task in self.calls:
-            task.cancel()
+        calls = list(self.calls)
+        for call in calls:
+            call.cancel()
+        if calls:
+            await asyncio.wait(calls, timeout=LETTING_GO_SECONDS)

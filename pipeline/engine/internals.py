@@ -3,14 +3,22 @@
 `tests/meta/test_internals.py` fails when an upgrade moves one of them.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    ProducerClosed,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables import recovery as faust_recovery
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -27,6 +35,21 @@ def record_batch(size: int) -> Any:
 def raw_producer(app: Any) -> Any:
     """aiokafka's producer behind Faust's."""
     return app.producer._producer
+
+
+def is_retriable(error: BaseException) -> bool:
+    """Whether the same request may succeed later; aiokafka does not say so of a full send buffer."""
+    return isinstance(error, KafkaTimeoutError) or bool(getattr(error, "retriable", False))
+
+
+def give_up_sending(producer: Any) -> None:
+    """Ends what sends the batches; the idempotent producer itself would try for ever."""
+    producer._sender.sender_task.cancel()
+
+
+def fail_batches(producer: Any) -> None:
+    """Lets go whoever waits for batches that were given up."""
+    producer._message_accumulator.fail_all(ProducerClosed())
 
 
 def raw_consumer(consumer: Any) -> Any:
@@ -49,14 +72,18 @@ def position(consumer: Any, tp: TP) -> int | None:
 
 
 def watch_heartbeat(consumer: Any) -> Any:
-    """Makes the coordinator note the time of its last good heartbeat; returns the coordinator."""
+    """Makes the coordinator note when it sent its last good heartbeat; returns the coordinator.
+
+    The sending counts, not the answer: a process that was frozen in between finds an old answer.
+    """
     coordinator = raw_consumer(consumer)._coordinator
     if not hasattr(coordinator, "last_heartbeat"):
         coordinator.last_heartbeat, heartbeat = time.monotonic(), coordinator._do_heartbeat
 
         async def noted() -> bool:
+            sent = time.monotonic()
             if ok := await heartbeat():
-                coordinator.last_heartbeat = time.monotonic()
+                coordinator.last_heartbeat = sent
             return bool(ok)
 
         coordinator._do_heartbeat = noted
@@ -95,18 +122,21 @@ async def seek_to_start(consumer: Any, tps: set[TP]) -> dict[TP, int]:
     """Puts partitions to their committed offsets, or to their beginnings; returns where each begins.
 
     aiokafka's own `seek_to_committed` leaves a partition without a commit (or with offset 0) where it
-    stands, which loses what was fetched and dropped before.
+    stands, which loses what was fetched and dropped before. A committed offset that the partition does
+    not hold (it was emptied, or made anew) counts as none.
     """
 
     async def in_thread() -> dict[TP, int]:
         raw = raw_consumer(consumer)
         parts = [TopicPartition(*tp) for tp in tps]
-        found = {tp: meta.offset for tp, meta in (await raw._coordinator.fetch_committed_offsets(parts)).items()}
-        if fresh := [tp for tp in parts if found.get(tp, -1) < 0]:
-            found.update(await raw.beginning_offsets(fresh))
+        found = await raw._coordinator.fetch_committed_offsets(parts)
+        first, behind = await asyncio.gather(raw.beginning_offsets(parts), raw.end_offsets(parts))
+        begins = {}
         for tp in parts:
-            raw.seek(tp, found[tp])
-        return {TP(*tp): offset for tp, offset in found.items()}
+            committed = found[tp].offset if tp in found else -1
+            begins[TP(*tp)] = committed if first[tp] <= committed <= behind[tp] else first[tp]
+            raw.seek(tp, begins[TP(*tp)])
+        return begins
 
     return dict(await consumer._thread.call_thread(in_thread))
 
@@ -137,10 +167,49 @@ def note_restored(recovery: Any, tp: TP, offset: int) -> None:
         recovery.signal_recovery_end.set()
 
 
+def note_emptiness(consumer: Any, recovery: Any) -> None:
+    """Counts a changelog as read whose end holds no records (markers, batches that compaction emptied).
+
+    To be called when all that was fetched has been restored.
+    """
+    for tp, highwater in list(recovery.active_highwaters.items()):
+        if (recovery.active_offsets.get(tp) or 0) < highwater < (position(consumer, tp) or 0):
+            note_restored(recovery, tp, highwater)
+
+
+class Recovery(faust_recovery.Recovery):  # type: ignore[misc]
+    """Faust's recovery, made to notice when it is overtaken by a rebalance or gets no answer."""
+
+    def _set_recovery_started(self) -> None:
+        self.signal_recovery_end.clear()  # Faust clears it within five seconds: this one may come sooner
+        super()._set_recovery_started()
+
+    async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 (Faust's signature)
+        try:
+            await super()._wait(coro, timeout=timeout)
+        except faust_recovery.ServiceStopped:
+            if self.should_stop:
+                raise
+            # Faust takes a time-out for a stop: the app would live on without ever working again.
+            raise TimeoutError(f"the broker did not answer a recovery within {timeout} s") from None
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        """Opens the tasks, unless a rebalance has come in between (which Faust lets pass here)."""
+        if self.signal_recovery_start.is_set() or generation_id != generation(self.app):
+            raise faust_recovery.RebalanceAgain
+        await self.app.consumer.open_tasks({tp.partition for tp in self.active_tps}, generation_id)
+        await super().on_recovery_completed(generation_id)
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread with a fetch wait that does not hold up seeks and new partitions."""
 
     fetch_wait_ms = 50
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Counts the joining as a heartbeat: there were none while the others were waited for."""
+        watch_heartbeat(self.consumer).last_heartbeat = time.monotonic()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)

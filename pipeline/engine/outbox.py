@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 
-from pipeline.engine.internals import record_batch
+from pipeline.engine.internals import is_retriable, record_batch
 
 BATCH_BYTES = 900_000
 RECORD_BYTES = 950_000
@@ -75,14 +75,15 @@ class Outbox:
     ) -> None:
         """Adds a record, to `partition`, else to where the key's murmur2 (`hashed`, if known) puts it.
 
-        Raises RecordTooLarge for one of more than `room` bytes, KeyError for a topic that was not declared.
+        Raises RecordTooLarge where key and value take more than `room` bytes, KeyError for a topic that
+        was not declared.
         """
         if partition is None:
             if hashed is None:
                 hashed = key_hash(key or b"")
             partition = hashed % self.partitions[topic]
-        if value is not None and len(value) > room:
-            raise RecordTooLarge(f"{len(value)} bytes for {topic}, which takes {room}")
+        if (size := len(value or b"") + len(key or b"")) > room:
+            raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
         where = (topic, partition)
         batch = self.open.get(where)
         if batch is None or not batch.append(key, value, headers):
@@ -122,7 +123,7 @@ async def send(producer: Any, batches: Sequence[Batch]) -> list[Batch]:
     results = await asyncio.gather(*waits, return_exceptions=True)
     for batch, result in zip(batches, results, strict=True):
         if isinstance(result, BaseException):
-            if not getattr(result, "retriable", False):
+            if not is_retriable(result):
                 raise result
             batch.rebuild()
             failed.append(batch)

@@ -1,7 +1,7 @@
 """What a role remembers: one RocksDB a partition behind one Faust table, restored from one changelog."""
 
 import gc
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import faust
@@ -73,18 +73,11 @@ class Store(RocksDBStore):  # type: ignore[misc]
         gc.collect()
 
 
-class StoreTable(faust.Table):  # type: ignore[misc, type-arg]
+class StoreTable(faust.Table):  # type: ignore[misc]
     """The one table of an App; our tables are key prefixes in it."""
-
-    when_restored: Callable[[set[int]], Awaitable[None]] | None = None
 
     def _new_store(self) -> Store:
         return Store(self.app.conf.store, self.app, self, table_name=self.name, loop=self.loop)
-
-    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        await super().on_recovery_completed(active_tps, standby_tps)
-        if self.when_restored is not None:
-            await self.when_restored({tp.partition for tp in active_tps})
 
 
 def read_number(db: Any, key: bytes) -> int:

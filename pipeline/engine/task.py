@@ -1,8 +1,10 @@
 """The unit of scheduling: all partitions of one number, one unit of work at a time."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
@@ -11,7 +13,7 @@ from rocksdict import WriteBatch
 
 from pipeline.engine import internals
 from pipeline.engine.failpoint import failpoint
-from pipeline.engine.outbox import Batch, send
+from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
 from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, read_number, scan
 from pipeline.engine.unit import Unit
@@ -24,6 +26,9 @@ QUEUE_BYTES = 32 << 20
 """What one task holds of one partition, before that partition is paused."""
 UNIT_BYTES = 1 << 20
 CHANGELOG_BATCH_BYTES = 16_000_000
+UNIT_CHANGES_BYTES = CHANGELOG_BATCH_BYTES // 2
+"""The most that a unit of several records writes; one record alone may write nearly a whole batch."""
+ROW_OVERHEAD = 64
 FAIR_SHARE = 10
 """A topic of lower rank gets at least one unit in this many."""
 IDLE_SECONDS = 0.05
@@ -32,6 +37,20 @@ RETRY_SECONDS = 0.1
 
 class Abandoned(Exception):
     """The partition is no longer surely ours: whoever owns it now does the work."""
+
+
+async def within(seconds: float, *waits: Awaitable[Any]) -> bool:
+    """Waits for all of `waits`, for so long at the most; says whether they came to an end."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*waits), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def weight(rows: Mapping[bytes, bytes | None]) -> int:
+    """About the bytes that rows take in a changelog batch."""
+    return sum(len(key) + len(value or b"") for key, value in rows.items()) + ROW_OVERHEAD * len(rows)
 
 
 class Queue:
@@ -58,7 +77,8 @@ class Queue:
 
     def take(self, most: int) -> list[Any]:
         """The next records: at most `most`, and no more than a unit's bytes."""
-        taken, size = [], 0
+        taken: list[Any] = []
+        size = 0
         while self.records and len(taken) < most and (size < UNIT_BYTES or not taken):
             record = self.records.popleft()
             size += len(record.value or b"")
@@ -79,7 +99,11 @@ class Task:
         self.queues = [Queue(TP(topic, number)) for topic in self.app.reads]
         self.by_topic = {queue.tp.topic: queue for queue in self.queues}
         self.wake = asyncio.Event()
-        self.busy = self.abandoned = False
+        #: set while no unit is under way
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.began: float | None = None
+        self.abandoned = self.closed = False
         self.runner: asyncio.Task[None] | None = None
         self.gates: dict[TP, int] = {}
         self.progress: dict[str, Progress] = {}
@@ -91,6 +115,20 @@ class Task:
     def db(self) -> Any:
         return self.app.store.db(self.number)
 
+    @property
+    def runs(self) -> bool:
+        """Whether the task was opened and is neither abandoned nor closed."""
+        return self.runner is not None and not self.runner.done() and not self.abandoned
+
+    def set_busy(self, busy: bool) -> None:
+        """Notes that a unit begins, or that none is under way."""
+        if busy:
+            self.began = time.monotonic()
+            self.idle.clear()
+        else:
+            self.began = None
+            self.idle.set()
+
     # -- opening
 
     async def open(self, next_changelog_offset: int, ends: dict[TP, int]) -> None:
@@ -99,12 +137,17 @@ class Task:
         self.next_changelog_offset = next_changelog_offset
         self.epoch = read_number(db, EPOCH_KEY) + 1
         self.gates = ends
-        rows: dict[bytes, bytes | None] = {EPOCH_KEY: b"%d" % self.epoch}
         hidden = [key for key, _ in scan(db, HIDDEN)]
-        for key in hidden:
-            rows[key.removeprefix(HIDDEN)] = db.get(key.removeprefix(HIDDEN))
-        end = await self.log(rows)
-        self.apply(rows, end, forget=hidden)
+        rows: dict[bytes, bytes | None] = {}
+        size = 0
+        for key in [key.removeprefix(HIDDEN) for key in hidden]:
+            rows[key] = db.get(key)
+            size += weight({key: rows[key]})
+            if size > UNIT_CHANGES_BYTES:
+                self.apply(rows, await self.log(rows))
+                rows, size = {}, 0
+        rows[EPOCH_KEY] = b"%d" % self.epoch  # last: a zombie's own is among the hidden
+        self.apply(rows, await self.log(rows), forget=hidden)
         self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
         self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
 
@@ -120,20 +163,27 @@ class Task:
     def gate_is_open(self) -> bool:
         """Whether the topics that come first were read as far as they went at the assignment."""
         for tp, end in list(self.gates.items()):
-            position = internals.position(self.consumer, tp)
-            if self.by_topic[tp.topic].records or position is None or position < end:
+            if self.by_topic[tp.topic].records or self.consumer.read.get(tp, -1) < end:
                 return False
             del self.gates[tp]
         return True
 
+    def may_serve(self, queue: Queue) -> bool:
+        return bool(queue.records)
+
     def next_queue(self) -> Queue | None:
         """The queue to serve: the highest that has records, but each lower one at least once in ten."""
-        waiting = [queue for queue in self.queues if queue.records]
+        waiting = [queue for queue in self.queues if self.may_serve(queue)]
         if waiting and self.gates and not self.gate_is_open():
             waiting = [queue for queue in waiting if queue.tp.topic in self.app.gates]
         if not waiting:
             return None
-        chosen = next((q for q in waiting[1:] if q.passed_over >= FAIR_SHARE - 1), waiting[0])
+        chosen = waiting[0]
+        if len(waiting) > 1:
+            # Those passed over longest go first; the n-th of them must get its turn n units from now.
+            lower = sorted(waiting[1:], key=lambda queue: -queue.passed_over)
+            if any(queue.passed_over + n >= FAIR_SHARE - 1 for n, queue in enumerate(lower)):
+                chosen = lower[0]
         for queue in waiting:
             queue.passed_over += 1
         chosen.passed_over = 0
@@ -145,12 +195,12 @@ class Task:
             while True:
                 queue = None if self.abandoned or self.consumer.draining else self.next_queue()
                 if queue is None:
-                    self.busy = False
+                    self.set_busy(False)
                     self.wake.clear()
                     if not await self.woken():
                         await self.when_idle()
                     continue
-                self.busy = True
+                self.set_busy(True)
                 records = queue.take(max(1, int(self.app.unit_seconds / queue.cost)))
                 if queue.is_half_empty:
                     self.consumer.resume(queue.tp)
@@ -162,7 +212,7 @@ class Task:
         except BaseException as error:
             await self.app.crash(error)
         finally:
-            self.busy = False
+            self.set_busy(False)
 
     async def woken(self) -> bool:
         """Waits for work, a moment at most."""
@@ -186,11 +236,14 @@ class Task:
         )  # fmt: skip
         spent = await self.consumer.decide(unit)
         queue.cost = 0.8 * queue.cost + 0.2 * spent / len(records)
-        if len(records) > 1 and sum(len(v or b"") for v in unit.writes.values()) > CHANGELOG_BATCH_BYTES // 2:
-            half = len(records) // 2
-            queue.put_back(records[half:])
-            await self.unit(queue, records[:half])
-            return
+        if (changes := weight(unit.writes)) > UNIT_CHANGES_BYTES:
+            if len(records) > 1:
+                half = len(records) // 2
+                queue.put_back(records[half:])
+                await self.unit(queue, records[:half])
+                return
+            if changes > CHANGELOG_BATCH_BYTES - ROW_OVERHEAD:
+                self.reject_too_large(unit, changes)
         failpoint("unit.after_decide")
         end = None
         if wrote := bool(unit.writes):
@@ -206,15 +259,30 @@ class Task:
         failpoint("unit.after_store")
         self.consumer.done[tp] = last + 1
         self.app.observer.unit_done(tp.topic, len(records), spent)
+        for error in unit.rejected:
+            self.app.observer.rejected(tp.topic, error)
+
+    def reject_too_large(self, unit: Unit, changes: int) -> None:
+        """Rejects the unit's one record, whose changes no batch takes."""
+        _, reject = self.app.deciders[unit.topic]
+        error = RecordTooLarge(f"{changes} bytes of changes, of which a batch takes {CHANGELOG_BATCH_BYTES}")
+        unit.writes.clear()
+        unit.outbox.clear()
+        unit.rejected = [type(error).__name__]
+        reject(unit.records[0], error, unit)
 
     async def log(self, rows: dict[bytes, bytes | None]) -> int:
-        """Lands rows in the changelog, whole or not at all; returns the last offset that they took."""
+        """Lands rows in the changelog, whole or not at all; returns the last offset that they took.
+
+        When it returns, the partition was still ours; only then may the rows be applied.
+        """
         headers = [(EPOCH_HEADER, b"%d" % self.epoch)]
         while True:
             self.own()
             batch = internals.record_batch(CHANGELOG_BATCH_BYTES)
             for key, value in rows.items():
-                batch.append(timestamp=None, key=key, value=value, headers=headers)
+                if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                    raise RecordTooLarge(f"{weight(rows)} bytes of changes in one batch")
             try:
                 sent = await internals.raw_producer(self.app).send_batch(
                     batch, self.app.changelog, partition=self.number
@@ -222,11 +290,12 @@ class Task:
                 landed = await sent
                 break
             except KafkaError as error:
-                if not error.retriable:
+                if not internals.is_retriable(error):
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
         if landed.offset != self.next_changelog_offset:
             raise Abandoned("another owner wrote to the changelog")
+        self.own()
         self.next_changelog_offset = landed.offset + len(rows)
         return self.next_changelog_offset - 1
 
@@ -253,22 +322,33 @@ class Task:
 
     async def when_idle(self) -> None:
         """Keeps the marks, so that a restart sends nothing again."""
-        moved = [] if self.abandoned or self.consumer.draining else [
-            p for p in self.progress.values() if p.mark != p.kept_mark
-        ]  # fmt: skip
-        if not moved:
+        if not self.abandoned and not self.consumer.draining and self.moved_marks():
+            self.set_busy(True)
+            await self.keep_marks()
+
+    def moved_marks(self) -> list[Progress]:
+        return [progress for progress in self.progress.values() if progress.mark != progress.kept_mark]
+
+    async def keep_marks(self) -> None:
+        """Writes the marks that have moved; nothing else of the task may be under way."""
+        moved = self.moved_marks()
+        if not moved or not self.runs:
             return
-        self.busy = True
         rows: dict[bytes, bytes | None] = {p.mark_key: b"%d" % p.mark for p in moved}
         self.apply(rows, await self.log(rows))
         for progress in moved:
             progress.kept_mark = progress.mark
 
+    async def last_words(self) -> None:
+        """Keeps the marks at the end of a drain, so that whoever comes next has nothing in doubt."""
+        with contextlib.suppress(Abandoned):
+            await self.keep_marks()
+
     # -- owning
 
     def own(self) -> None:
         """Raises Abandoned unless this generation still holds and the heartbeat is fresh."""
-        if self.generation != internals.generation(self.app) or self.abandoned:
+        if self.closed or self.abandoned or self.generation != internals.generation(self.app):
             raise Abandoned("the group has a new generation")
         age = time.monotonic() - self.consumer.heartbeat_at()
         if age > self.app.conf.broker_session_timeout / 2:
@@ -276,6 +356,8 @@ class Task:
 
     async def abandon(self, why: str) -> None:
         """Drops everything: what was in flight is unknown here, so begin again from the changelog."""
+        if self.closed:
+            return
         self.abandoned = True
         for queue in self.queues:
             queue.records.clear()
@@ -285,7 +367,8 @@ class Task:
             await internals.rejoin(self.consumer)
 
     async def close(self) -> None:
-        """Ends the runner."""
+        """Ends the runner; what it still waits for is not applied any more."""
+        self.closed = True
         if self.runner is not None:
             self.runner.cancel()
             await asyncio.gather(self.runner, return_exceptions=True)

@@ -22,7 +22,8 @@ class Unit:
     """
 
     __slots__ = (
-        "calls", "db", "decided", "generation", "mark", "number", "outbox", "partition", "records", "topic", "writes",
+        "calls", "db", "decided", "generation", "mark", "number", "outbox", "partition", "records",
+        "rejected", "topic", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -42,12 +43,16 @@ class Unit:
         self.writes: dict[bytes, bytes | None] = {}
         #: what an effect stage admitted to be called
         self.calls: list[Any] = []
+        #: the kinds of errors of the records that were handed to reject
+        self.rejected: list[str] = []
         self.decided: asyncio.Future[float] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """The row of a key as this unit has left it, or None."""
-        found = self.writes.get(key, _MISSING)
-        return self.db.get(key) if found is _MISSING else found
+        found: bytes | None = self.writes.get(key, _MISSING)
+        if found is _MISSING:
+            found = self.db.get(key)
+        return found
 
     def put(self, key: bytes, value: bytes) -> None:
         """Sets the row of a key."""
@@ -96,6 +101,7 @@ class Unit:
             except Exception as error:
                 self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
                 reject(record, error, self)
+                self.rejected.append(type(error).__name__)
             kept_writes = self.writes
             for batch in self.outbox.take():
                 for key, value, headers in batch.records:

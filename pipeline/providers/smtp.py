@@ -52,7 +52,7 @@ REPLIES: Mapping[tuple[Stage, int], str] = {
 #: replies about us and not about the message: closing, bad sequence, authentication (RFC 5321, 4954)
 ABOUT_US = frozenset({421, 503, 530, 534, 535, 538})
 
-_QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +)<?([a-z0-9][a-z0-9._-]{4,99})", re.I)
+_QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +(?!queued))<?([a-z0-9][a-z0-9._-]{4,99})", re.I)
 _ADDRESS = re.compile(r"\S*@\S*")
 
 

@@ -1,0 +1,260 @@
+"""The operators' side for people: the pages of `/console`, rendered here, over a Desk."""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+import jinja2
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from pipeline.web import chart, shown
+from pipeline.web.guard import FRAME_POLICY, SIGN_IN
+from pipeline.web.session import Sessions
+from pipeline.web.views import NOTIFICATION_ID, Desk, NotHeld
+from tables.history import History
+
+HERE = Path(__file__).parent
+MOST_SHOWN = 1_000
+PAGE = 50
+MOST_SPLITS = 8
+_OURS = re.compile(r"/console(?:[/?][^\\\x00-\x1f]*)?")
+
+
+class Pages:
+    """Renders the templates beside this file; everything that is put into them is escaped."""
+
+    def __init__(self, version: str) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE / "pages"), autoescape=True, undefined=jinja2.StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        self._environment.globals.update(version=version, group_of=shown.group_of)
+        self._environment.filters.update(
+            number=number, words=words, clock=clock, day=day, user_url=user_url,
+            notification_url=notification_url, message_url=message_url, event_url=event_url, milliseconds=milliseconds,
+        )  # fmt: skip
+
+    def page(self, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
+        """A page by the name of its template."""
+        return HTMLResponse(self._environment.get_template(f"{name}.html").render(**fields), status)
+
+    def away(self, request: Request, *, wrong: bool = False) -> HTMLResponse:
+        """The page for those who are not signed in."""
+        to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        asked_with_token = "token" in request.query_params
+        to = "/console" if asked_with_token or not _OURS.fullmatch(to) else to
+        return self.page("sign-in", 401, to=to, wrong=wrong or asked_with_token)
+
+    def missing(self, title: str, says: str, status: int = 404) -> HTMLResponse:
+        """A page that says why there is nothing to show."""
+        return self.page("missing", status, title=title, says=says)
+
+
+def number(value: int) -> str:
+    """12,345 with a thin space."""
+    return f"{value:,}".replace(",", "\u2009")
+
+
+def words(value: str | None) -> str:
+    """A word of ours as people write it."""
+    return (value or "").replace("_", " ")
+
+
+def clock(at: str) -> str:
+    """The time of day of an RFC 3339 time, to the millisecond; what is none stays as it is."""
+    return at[11:23] if at[10:11] == "T" and at.endswith("Z") else at
+
+
+def day(at: str) -> str:
+    """The date of an RFC 3339 time."""
+    return at[:10]
+
+
+def milliseconds(value: int | None) -> str:
+    """A time span as short as it can be said: 25 ms, 2.5 s, 10 min; None is beyond the last bucket."""
+    if value is None:
+        return "> 10 min"
+    if value < 1_000:
+        return f"{value} ms"
+    if value < 60_000:
+        return f"{value / 1_000:g} s"
+    return f"{value / 60_000:g} min"
+
+
+def user_url(user_id: str) -> str:
+    """The page of a user. Browsers resolve "." and ".." away, however they are written."""
+    if user_id in ("", ".", ".."):
+        return f"/console/users?{urlencode({'id': user_id})}"
+    return f"/console/users/{quote(user_id, safe='')}"
+
+
+def notification_url(notification: str) -> str:
+    """The page of a notification."""
+    return f"/console/notifications/{quote(notification, safe='')}"
+
+
+def event_url(event: Mapping[str, str]) -> str:
+    """The page of an upstream event."""
+    return f"/console/events?{urlencode({'source': event['source'], 'id': event['id']})}"
+
+
+def message_url(key: str) -> str:
+    """The page of a message in the outbox."""
+    return f"/console/outbox?{urlencode({'key': key})}"
+
+
+def router(
+    desk: Desk, pages: Pages, sessions: Sessions, readiness: Callable[[], Mapping[str, bool]]
+) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/console", include_in_schema=False, default_response_class=HTMLResponse)
+
+    @routes.get("")
+    async def overview() -> Response:
+        figures, ready = desk.figures(), readiness()
+        return pages.page(
+            "overview", at=figures, table=shown.table(figures), totals=shown.totals(figures),
+            chart=chart.draw(shown.bars(figures)), latencies=shown.latencies(figures), ready=ready,
+        )  # fmt: skip
+
+    @routes.get("/users")
+    async def user_by_query(id: str = "", limit: int = PAGE) -> Response:
+        return of_user(id, limit)
+
+    @routes.get("/users/{user_id:path}")
+    async def user(user_id: str, limit: int = PAGE) -> Response:
+        return of_user(user_id, limit)
+
+    def of_user(user_id: str, limit: int) -> Response:
+        limit = max(1, min(limit, MOST_SHOWN))
+        try:
+            found = desk.of_user(user_id, limit + 1)
+        except NotHeld as error:
+            return not_held(user_id, error)
+        return pages.page(
+            "user", user_id=user_id, histories=summaries(found[:limit]), limit=limit,
+            more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
+        )  # fmt: skip
+
+    @routes.get("/events")
+    async def event(source: str = "", id: str = "", limit: int = PAGE) -> Response:
+        limit = max(1, min(limit, MOST_SHOWN))
+        try:
+            found = desk.of_event(source, id, limit + 1)
+        except NotHeld as error:
+            return not_held(id, error)
+        rows, of = desk.held()
+        return pages.page(
+            "event", source=source, id=id, histories=summaries(found[:limit]), open=len(rows), of=of, limit=limit,
+            more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
+        )  # fmt: skip
+
+    @routes.get("/notifications/{notification_id}")
+    async def notification(notification_id: str) -> Response:
+        try:
+            found = desk.notification(notification_id)
+        except ValueError:
+            return pages.missing("Not a notification id", f"“{notification_id}” is none: they are UUIDs of version 8.")
+        except NotHeld as error:
+            return not_held(notification_id, error)
+        if found is None:
+            return pages.missing(
+                "No such notification", f"Nothing was ever told of {notification_id}, or it was longer ago than history is kept."
+            )
+        return pages.page("notification", told=shown.notification(found), steps=shown.steps(found))
+
+    @routes.get("/notifications/{notification_id}/html/{channel}")
+    async def notification_html(notification_id: str, channel: str) -> Response:
+        try:
+            found = desk.notification(notification_id)
+        except (ValueError, NotHeld):
+            found = None
+        content = found["content"].get(channel) if found else None
+        return frame(content.get("html") if content else None)
+
+    @routes.get("/search")
+    async def search(q: str = "") -> Response:
+        wanted = q.strip()
+        if not wanted:
+            return RedirectResponse("/console", 303)
+        try:
+            to = look_up(desk, wanted)
+        except NotHeld as error:
+            return not_held(wanted, error)
+        if to is not None:
+            return RedirectResponse(to, 303)
+        rows, of = desk.held()
+        return pages.page("nothing", 404, wanted=wanted, open=len(rows), of=of)
+
+    @routes.get("/outbox")
+    async def outbox(key: str = "", before: int | None = None, q: str = "") -> Response:
+        messages = await asyncio.to_thread(desk.messages, PAGE + 1, before, q.strip() or None)
+        chosen = await asyncio.to_thread(desk.message, key) if key else next(iter(messages), None)
+        return pages.page(
+            "outbox", messages=messages[:PAGE], chosen=chosen, key=key, q=q, before=before,
+            older=messages[PAGE - 1].seq if len(messages) > PAGE else None,
+        )  # fmt: skip
+
+    @routes.get("/outbox/html")
+    async def outbox_html(key: str = "") -> Response:
+        chosen = await asyncio.to_thread(desk.message, key)
+        return frame(chosen.html if chosen else None)
+
+    @routes.post("/sign-in")
+    async def sign_in(request: Request) -> Response:
+        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        to = form.get("to", ["/console"])[0]
+        if not sessions.is_token(form.get("token", [""])[0].strip()):
+            return pages.away(request, wrong=True)
+        return sessions.begin(quote(to, safe="/?=&%+#:") if _OURS.fullmatch(to) else "/console")
+
+    @routes.get("/sign-in")
+    async def sign_in_page(request: Request) -> Response:
+        return pages.page("sign-in", 200, to="/console", wrong=False)
+
+    @routes.post("/sign-out")
+    async def sign_out() -> Response:
+        return sessions.end(SIGN_IN)
+
+    def not_held(what: str, error: NotHeld) -> Response:
+        return pages.page("missing", 503, title="Held by another process", says=f"{what}: {error}. Ask the one that does.")
+
+    def frame(html: str | None) -> Response:
+        return HTMLResponse(
+            html or "", 200 if html else 404,
+            headers={"content-security-policy": FRAME_POLICY, "x-frame-options": "SAMEORIGIN"},
+        )  # fmt: skip
+
+    return routes
+
+
+def look_up(desk: Desk, wanted: str) -> str | None:
+    """Where what somebody typed is shown: a notification id, a user id, or source and id of an event; or None.
+
+    Raises NotHeld where it may well be known, but to another process.
+    """
+    unseen: NotHeld | None = None
+    try:
+        if NOTIFICATION_ID.fullmatch(wanted.lower()) and desk.notification(wanted.lower()):
+            return notification_url(wanted.lower())
+        if desk.of_user(wanted, 1):
+            return user_url(wanted)
+    except NotHeld as error:
+        unseen = error
+    for start, end in [match.span() for match in re.finditer(r"\s+", wanted)][:MOST_SPLITS]:
+        event = {"source": wanted[:start], "id": wanted[end:]}
+        if desk.of_event(event["source"], event["id"], 1):
+            return event_url(event)
+    if unseen is not None:
+        raise unseen
+    return None
+
+
+def summaries(found: list[History]) -> list[dict[str, Any]]:
+    """Histories as lists show them."""
+    return [shown.notification(history) for history in found]

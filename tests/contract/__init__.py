@@ -1,0 +1,1 @@
+"""One suite for every provider, against real servers on loopback."""

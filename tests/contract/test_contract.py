@@ -1,0 +1,211 @@
+"""What every provider keeps, each against its own table of recorded cases.
+
+A kind without a table fails here; so does a table that is silent about a situation.
+"""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from pipeline.providers import registry
+from pipeline.providers.provider import Provider
+from pipeline.settings import ProviderSettings
+from schemas.kinds import Channel
+from schemas.message import Message
+from tests.contract.peers import KEY, RECORDED, Peer, http_script, listening, message, refusing, smtp_script
+
+SITUATIONS = {
+    "success", "permanent", "transient", "transient code before the request", "throttled", "nobody there",
+    "silence before the request", "silence after the request", "reset before the request",
+    "reset after the request", "garbage before the request", "garbage after the request", "oversize",
+    "slow answer",
+}  # fmt: skip
+KINDS = sorted(registry.FACTORIES)
+Case = dict[str, Any]
+Scene = tuple[Provider, Message, Peer | None]
+
+
+def table(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RECORDED / f"{kind}.json").read_text())
+    return found
+
+
+def recorded() -> list[Any]:
+    """Every case of every kind; a missing table is the next test's to tell."""
+    return [
+        pytest.param(kind, case, id=f"{kind}: {case['situation']}: {case['name']}")
+        for kind in KINDS
+        if (RECORDED / f"{kind}.json").exists()
+        for case in table(kind)["cases"]
+    ]
+
+
+@contextlib.asynccontextmanager
+async def http_scene(case: Case, state_dir: Path) -> AsyncIterator[Scene]:
+    fields: Case = {"text": '{"order": 1}', "html": None, "subject": None} | case.get("fields", {})
+    timeout = case.get("timeout", 10)
+    settings = ProviderSettings(kind="webhook", allow_internal=True, timeout=timeout)
+    async with contextlib.AsyncExitStack() as stack:
+        peer = None
+        if case.get("peer") == "refusing":
+            port = stack.enter_context(refusing())
+        else:
+            script = http_script(case["acts"], at_once=case.get("at_once", False))
+            peer = await stack.enter_async_context(listening(script))
+            port = peer.port
+        url = f"{case.get('scheme', 'http')}://127.0.0.1:{port}/hook"
+        provider = registry.make("main", settings, state_dir=state_dir)
+        stack.push_async_callback(provider.close)
+        yield provider, message(url, Channel.WEBHOOK, **fields), peer
+
+
+@contextlib.asynccontextmanager
+async def smtp_scene(case: Case, state_dir: Path) -> AsyncIterator[Scene]:
+    async with contextlib.AsyncExitStack() as stack:
+        peer = None
+        if case.get("peer") == "refusing":
+            port = stack.enter_context(refusing())
+        else:
+            peer = await stack.enter_async_context(listening(smtp_script(case["replies"])))
+            port = peer.port
+        settings = ProviderSettings(kind="smtp", port=port, timeout=case.get("timeout", 10))
+        provider = registry.make("main", settings, state_dir=state_dir)
+        stack.push_async_callback(provider.close)
+        yield provider, message(case.get("target", "kim@example.com")), peer
+
+
+@contextlib.asynccontextmanager
+async def inbox_scene(case: Case, state_dir: Path) -> AsyncIterator[Scene]:
+    provider = registry.make("main", ProviderSettings(kind="inbox"), state_dir=state_dir)
+    yield provider, message("u1", Channel.WEB), None
+    await provider.close()
+
+
+@contextlib.asynccontextmanager
+async def outbox_scene(case: Case, state_dir: Path) -> AsyncIterator[Scene]:
+    file = state_dir / "outbox.sqlite3"
+    sent = message()
+    if "text" in case:
+        sent = sent.model_copy(update={"text": case["text"]})
+    with contextlib.ExitStack() as stack:
+        match case.get("file"):
+            case "directory is a file":
+                state_dir = state_dir / "file"
+                state_dir.touch()
+            case "is a directory":
+                file.mkdir()
+            case "is no database":
+                file.write_bytes(b"no database at all" * 100)
+            case "locked":
+                holder = stack.enter_context(contextlib.closing(sqlite3.connect(file, isolation_level=None)))
+                holder.execute("CREATE TABLE held (x)")
+                holder.execute("BEGIN EXCLUSIVE")
+        settings = ProviderSettings(kind="outbox", timeout=case.get("timeout", 10))
+        provider = registry.make("main", settings, state_dir=state_dir)
+        yield provider, sent, None
+    await provider.close()
+
+
+SCENES = {"webhook": http_scene, "smtp": smtp_scene, "inbox": inbox_scene, "outbox": outbox_scene}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_table_and_a_scene(kind: str) -> None:
+    assert (RECORDED / f"{kind}.json").exists(), f"record tests/contract/recorded/{kind}.json"
+    assert kind in SCENES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_is_silent_about_no_situation(kind: str) -> None:
+    found = table(kind)
+    played = {case["situation"] for case in found["cases"]}
+    excused = set(found["situations"])
+    assert played | excused == SITUATIONS
+    assert not played & excused
+    assert all(found["situations"].values()), "an excuse is a sentence"
+
+
+def test_the_registry_makes_what_the_settings_allow() -> None:
+    assert set(get_args(ProviderSettings.model_fields["kind"].annotation)) == set(registry.FACTORIES)
+
+
+@pytest.mark.parametrize(("kind", "case"), recorded())
+async def test_an_answer_becomes_its_outcome(
+    kind: str, case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SCENES[kind](case, tmp_path) as (provider, sent, peer):
+        began = time.monotonic()
+        outcome = await provider.send(sent, KEY)
+        took = time.monotonic() - began
+    assert outcome.kind == case["kind"], outcome
+    for field in ("reason", "retry_after", "provider_message_id"):
+        if field in case:
+            assert getattr(outcome, field) == case[field]
+    assert took < case.get("timeout", 10) + 1
+    if outcome.kind in {"refused", "deferred", "doubtful"}:
+        assert outcome.reason
+        assert len(outcome.reason) <= 300
+    told = caplog.text + (outcome.reason or "")
+    for private in (sent.target, sent.text, sent.subject):
+        assert not private or private not in told
+    if peer is not None and case["situation"] == "oversize":
+        assert peer.written < 20_000_000  # what fits into socket buffers and a cap
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_is_what_it_says(kind: str, tmp_path: Path) -> None:
+    success = next(case for case in table(kind)["cases"] if case["situation"] == "success")
+    async with SCENES[kind](success, tmp_path) as (provider, sent, _):
+        assert (provider.name, provider.kind) == ("main", kind)
+        assert isinstance(provider.honours_keys, bool)
+        first, again = await provider.send(sent, KEY), await provider.send(sent, KEY)
+        assert first == again
+        await provider.close()
+        await provider.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_two_sends_of_a_message_are_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    success = next(case for case in table(kind)["cases"] if case["situation"] == "success")
+    async with SCENES[kind](success, tmp_path) as (provider, sent, peer):
+        await provider.send(sent, KEY)
+        await provider.send(Message.model_validate_json(sent.to_json()), KEY)
+        if peer is not None:
+            assert len(peer.bodies) == 2
+            assert peer.bodies[0] == peer.bodies[1]
+
+
+OK = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+BEGUN = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na & silent"
+SMTP_STEPS = {
+    "GREETING": "220 peer",
+    "EHLO": "250 peer",
+    "RCPT": "250 Ok",
+    "DATA": "354 go",
+    "BODY": "250 Ok",
+}
+CANCELLED: list[tuple[str, Case]] = [
+    ("webhook", {"acts": ["silent", OK]}),
+    ("webhook", {"acts": [BEGUN, OK]}),
+    *[("smtp", {"replies": {step: ["silent", after]}}) for step, after in SMTP_STEPS.items()],
+]
+
+
+@pytest.mark.parametrize(("kind", "case"), CANCELLED)
+async def test_a_cancelled_send_leaves_nothing_behind(kind: str, case: Case, tmp_path: Path) -> None:
+    async with SCENES[kind](case, tmp_path) as (provider, sent, peer):
+        assert peer is not None
+        call = asyncio.create_task(provider.send(sent, KEY))
+        async with asyncio.timeout(10):
+            await peer.silent.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert (await provider.send(sent, KEY)).kind == "sent"

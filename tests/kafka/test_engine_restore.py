@@ -1,0 +1,148 @@
+"""What the engine promises of restores: the store is the fold of the changelog, whatever came in between."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine import UnitApp, consumer, store
+from pipeline.engine import app as engine_app
+from pipeline.engine.store import EPOCH_HEADER
+from tests.kafka.engine_app import (
+    Claims,
+    Ground,
+    Notes,
+    Rows,
+    Worker,
+    claiming_app,
+    claims_of,
+    eventually,
+    fold,
+    rows_of,
+    rows_on_disk,
+    running,
+)
+
+pytestmark = pytest.mark.kafka
+EPOCH = [(EPOCH_HEADER, b"1")]
+
+
+async def fill_changelog(ground: Ground, rows: int, *, size: int = 0) -> None:
+    """Rows that some earlier owner wrote: every third key written twice, every seventh deleted."""
+    for partition in range(ground.partitions):
+        written: list[tuple[bytes, bytes | None]] = [
+            (b"k|%d" % n, b"first" + bytes(size)) for n in range(rows)
+        ]
+        written += [(b"k|%d" % n, b"second %d" % n) for n in range(0, rows, 3)]
+        written += [(b"k|%d" % n, None) for n in range(0, rows, 7)]
+        written.append((b"k|last", b"last"))
+        await ground.send(ground.changelog, written, partition=partition, headers=EPOCH)
+
+
+async def folded(ground: Ground) -> dict[int, Rows]:
+    records = await ground.read(ground.changelog)
+    return {n: fold(r for r in records if r.partition == n) for n in range(ground.partitions)}
+
+
+def stored(*apps: UnitApp) -> dict[int, Rows]:
+    return {number: rows_of(db) for app in apps for number, db in app.store.opened().items()}
+
+
+async def test_a_hundred_thousand_rows_restored_into_nothing_equal_the_changelog(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in")
+    await fill_changelog(ground, 50_000)
+    app = claiming_app(ground, tmp_path, Claims(), "in")
+    async with running(app):
+        assert stored(app) == await folded(ground)
+
+
+async def test_a_restore_that_is_killed_five_times_equals_the_changelog(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in")
+    await fill_changelog(
+        ground, 20_000, size=500
+    )  # several fetches, so that a restore goes on where one died
+    for _ in range(5):
+        async with Worker(
+            ground, tmp_path, ("in",), failpoint="recovery.batch:2", session_timeout=1
+        ) as worker:
+            await worker.dies()
+    app = claiming_app(ground, tmp_path, Claims(), "in")
+    async with running(app):
+        assert stored(app) == await folded(ground)
+
+
+async def test_a_rebalance_in_the_midst_of_a_restore_costs_no_row(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in")
+    await fill_changelog(ground, 30_000)
+    truth = await folded(ground)
+    generations: set[int] = set()
+
+    def restore_slowly(recovery: Any, tp: Any, records: list[Any], count_hidden: Any) -> None:
+        if recovery.app is first:
+            generations.add(recovery.app.consumer_generation_id)
+        if len(generations) < 2:
+            time.sleep(0.02)  # a disk so slow that the other one joins in the midst
+        store.restore(recovery, tp, records, count_hidden)
+
+    monkeypatch.setattr(consumer, "restore", restore_slowly)
+    monkeypatch.setattr(engine_app, "MAX_POLL_RECORDS", 200)
+    first = claiming_app(ground, tmp_path / "first", Claims(), "in")
+    async with running(first, ready=False):
+        await eventually(lambda: generations, "a restore that has begun")
+        async with Worker(ground, tmp_path / "second", ("in",)) as second:
+            await eventually(
+                lambda: first.ready and len(first.store.opened()) == 1, "a restore after the joining"
+            )
+            assert len(generations) > 1
+            ((number, rows),) = stored(first).items()
+            assert rows == truth[number]
+            await second.stop()
+    assert rows_on_disk(tmp_path / "second", 1 - number) == truth[1 - number]
+    assert await folded(ground) == truth
+
+
+async def test_a_second_restore_soon_after_the_first_is_waited_for_too(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    await fill_changelog(ground, 1_000)
+    notes = Notes()
+    app = claiming_app(ground, tmp_path, Claims(ground.topic("out")), "in", notes=notes)
+    async with running(app):
+        before = app.consumer.opened
+        # another owner's rows, a lot of them: the task finds the gap, and has them to restore
+        epoch = [(EPOCH_HEADER, b"%d" % (app.consumer.tasks[0].epoch + 1))]
+        await ground.send(ground.changelog, [(b"x|%d" % n, bytes(300)) for n in range(30_000)], headers=epoch)
+        await ground.send("in", [(b"u", b"m1")])
+        await eventually(lambda: app.ready and app.consumer.opened != before, "opened again")
+        assert notes.abandonments
+        assert stored(app) == await folded(ground)
+        await eventually(lambda: rows_of(app.store.db(0)).get(b"c|m1"))
+    assert b"m1" in claims_of(await ground.read(ground.changelog))
+
+
+async def test_a_changelog_that_ends_in_a_marker_is_restored_to_its_end(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in")
+    await ground.send_in_transaction(ground.changelog, [(b"k|1", b"one"), (b"k|2", b"two")])
+    app = claiming_app(ground, tmp_path, Claims(), "in")
+    async with running(app):
+        assert stored(app) == {0: {b"k|1": b"one", b"k|2": b"two"}}
+
+
+async def test_the_store_of_a_stopped_app_opens_again_at_once(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in")
+    for _ in range(2):
+        app: Any = claiming_app(ground, tmp_path, Claims(), "in")
+        async with asyncio.timeout(10), running(app):
+            assert app.store.opened()
+        assert not app.store.opened()
