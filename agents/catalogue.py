@@ -34,13 +34,14 @@ class Catalogue:
         self._by_type.clear()
 
     def set_template(self, template: Template) -> None:
-        """Adds or replaces a template with its versions. Raises TemplateBroken for one that does not compile."""
-        compiled = {
-            (template.name, version): {c: compile_parts(c, parts) for c, parts in by_channel.items()}
-            for version, by_channel in template.versions.items()
-        }
+        """Adds or replaces a template with its versions.
+
+        Raises TemplateBroken where the current one does not compile; the earlier ones are compiled when
+        they are asked for, for reading twenty versions of each at every start takes seconds.
+        """
+        compiled = _compile(template, template.current)
         self.drop_template(template.name)
-        self._compiled.update(compiled)
+        self._compiled[template.name, template.current] = compiled
         self.templates[template.name] = template
 
     def drop_template(self, name: str) -> None:
@@ -70,5 +71,15 @@ class Catalogue:
         return found.current if found else None
 
     def renderings(self, template: str, version: int) -> dict[Channel, Rendering] | None:
-        """What renders a version, by channel."""
-        return self._compiled.get((template, version))
+        """What renders a version, by channel, None where there is none. Raises TemplateBroken."""
+        found = self._compiled.get((template, version))
+        if found is None:
+            known = self.templates.get(template)
+            if known is None or version not in known.versions:
+                return None
+            found = self._compiled[template, version] = _compile(known, version)
+        return found
+
+
+def _compile(template: Template, version: int) -> dict[Channel, Rendering]:
+    return {channel: compile_parts(channel, parts) for channel, parts in template.versions[version].items()}

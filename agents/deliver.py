@@ -1,4 +1,4 @@
-"""Deliver: reads a channel's topic, decides each call by the effect ledger, writes `delivery-status` and the DLQ.
+"""Deliver: reads a channel's topic, decides calls by the effect ledger, writes `delivery-status` and the DLQ.
 
 Pure: the calls themselves are the pipeline's. State: attempts and results, both write-once.
 """
@@ -61,23 +61,38 @@ def read(value: bytes | None, origin: Origin) -> Parcel:
         raise Unreadable(first_problem(error)) from None
 
 
-def admit(parcel: Parcel, rows: Rows, now: int, provider: str, *, honours_keys: bool) -> Admitted:
-    """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms."""
+def admit(
+    parcel: Parcel, rows: Rows, now: int, provider: str, *, honours_keys: bool, told: bool = False
+) -> Admitted:
+    """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms.
+
+    `told`: it is this very owner who settled the last attempt, so that what it implied is out; else it
+    is sent again.
+    """
     message, effect = parcel.message, parcel.effect
+    expired = message.expires_at is not None and now >= message.expires_at
     last = effects.last_attempt(rows, effect)
     if last is None:
-        if message.expires_at is not None and now >= message.expires_at:
-            return Admitted(None, [_status(message, State.EXPIRED, message.expires_at, Reason.EXPIRED)])
+        if expired:
+            return Admitted(None, [_expired(message)])
         return _attempt(parcel, rows, 1, now, provider)
     result = effects.result(rows, effect, last.n)
     if result is None:
-        return _resolve_cut_off(parcel, rows, last, now, provider, honours_keys=honours_keys)
-    if _may_go_on(parcel, result, honours_keys=honours_keys):
-        return _attempt(parcel, rows, last.n + 1, now, provider)
-    return Admitted(None, implied(parcel, result))
+        keyed = honours_keys and last.provider == provider
+        return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
+    if not _may_go_on(parcel, result, honours_keys=honours_keys and result.provider == provider):
+        return Admitted(None, implied(parcel, result))
+    again = [] if told else _implied_so_far(parcel, rows, last.n)
+    if not expired:
+        return _attempt(parcel, rows, last.n + 1, now, provider, again)
+    if result.kind == "deferred":
+        again = [*again, _expired(message)]
+    return Admitted(None, again)
 
 
-def _attempt(parcel: Parcel, rows: Rows, n: int, now: int, provider: str, sends: Sequence[Send] = ()) -> Admitted:
+def _attempt(
+    parcel: Parcel, rows: Rows, n: int, now: int, provider: str, sends: Sequence[Send] = ()
+) -> Admitted:
     hashed = blake2b(parcel.value, digest_size=16).hexdigest()
     attempt = Attempt(n, parcel.key, hashed, provider, now)
     effects.put_attempt(rows, parcel.effect, attempt)
@@ -85,17 +100,30 @@ def _attempt(parcel: Parcel, rows: Rows, n: int, now: int, provider: str, sends:
 
 
 def _resolve_cut_off(
-    parcel: Parcel, rows: Rows, last: Attempt, now: int, provider: str, *, honours_keys: bool
+    parcel: Parcel, rows: Rows, last: Attempt, now: int, provider: str, *, keyed: bool, expired: bool
 ) -> Admitted:
-    """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy."""
-    if honours_keys and last.provider == provider:
-        return _attempt(parcel, rows, last.n + 1, now, provider)
+    """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy.
+
+    What has expired is not called again, and stays in doubt.
+    """
+    if keyed and not expired:
+        so_far = _implied_so_far(parcel, rows, last.n)
+        return _attempt(parcel, rows, last.n + 1, now, provider, so_far)
     result = Result(last.n, "cut_off", last.at, last.provider, None, Reason.CALL_CUT_OFF)
     effects.put_result(rows, parcel.effect, result)
-    told = implied(parcel, result)
-    if parcel.message.doubt is Doubt.AT_MOST_ONCE:
-        return Admitted(None, told)
-    return _attempt(parcel, rows, last.n + 1, now, provider, told)
+    so_far = _implied_so_far(parcel, rows, last.n)
+    if expired or parcel.message.doubt is Doubt.AT_MOST_ONCE:
+        return Admitted(None, so_far)
+    return _attempt(parcel, rows, last.n + 1, now, provider, so_far)
+
+
+def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
+    """What the results up to attempt `last` imply, where another follows them: a former owner may have
+    written them and been stopped before it could say so."""
+    results = (effects.result(rows, parcel.effect, n) for n in range(1, last + 1))
+    return [
+        send for result in results if result is not None for send in implied(parcel, result, goes_on=True)
+    ]
 
 
 def _may_go_on(parcel: Parcel, result: Result, *, honours_keys: bool) -> bool:
@@ -108,9 +136,16 @@ def _may_go_on(parcel: Parcel, result: Result, *, honours_keys: bool) -> bool:
 
 
 def settle(
-    parcel: Parcel, attempt: Attempt, outcome: Outcome, rows: Rows, now: int, *, honours_keys: bool, jitter: float
+    parcel: Parcel,
+    attempt: Attempt,
+    outcome: Outcome,
+    rows: Rows,
+    now: int,
+    *,
+    honours_keys: bool,
+    jitter: float,
 ) -> tuple[Sequence[Send], float | None]:
-    """Writes how a call ended; what to send, and the seconds to wait before the next attempt (None: it is over).
+    """Writes how a call ended; what to send, and the seconds until the next attempt (None: it is over).
 
     `jitter` is a random number from 0 to 1 (full jitter: https://aws.amazon.com/blogs/architecture/
     exponential-backoff-and-jitter/).
@@ -123,8 +158,12 @@ def settle(
     if not _may_go_on(parcel, result, honours_keys=honours_keys):
         return sends, None
     if outcome.retry_after is not None:
-        return sends, min(max(outcome.retry_after, 0.0), MOST_WAIT)
+        return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
     return sends, min(FIRST_WAIT * 2 ** (attempt.n - 1), MOST_WAIT) * jitter
+
+
+def _expired(message: Message) -> Send:
+    return _status(message, State.EXPIRED, message.expires_at or 0, Reason.EXPIRED)
 
 
 _STATES = {
@@ -162,19 +201,25 @@ def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Sen
     )
     message = parcel.message
     return Send(
-        topics.DEAD_MESSAGES[message.channel], message.user_id.encode(), parcel.value, hash_in(message.id), found
+        topics.DEAD_MESSAGES[message.channel],
+        message.user_id.encode(),
+        parcel.value,
+        hash_in(message.id),
+        found,
     )
 
 
 def _status(
     message: Message, state: State, at: int, reason: str | None, result: Result | None = None
 ) -> Send:
+    told = result.reason if result else None
     found = Status.of(
         v=1, notification_id=message.id, user_id=message.user_id, channel=message.channel,
         target=masked(message.target), target_id=message.target_id, state=state,
-        reason=reason or (result.reason if result else None), detail=result.reason if result and reason else None,
+        reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
-        provider_message_id=result.provider_message_id if result else None, attempt=result.n if result else None,
-        event=message.event, workflow=None, category=None, priority=None, metadata=None, why=None,
+        provider_message_id=result.provider_message_id if result else None,
+        attempt=result.n if result else None, event=message.event,
+        workflow=None, category=None, priority=None, metadata=None, why=None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

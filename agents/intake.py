@@ -37,8 +37,8 @@ MAX_FAN_OUT_BYTES = 64_000_000
 """What one event may become: each of its notifications carries all of its data."""
 
 DIRECT = Workflow.model_construct(
-    name="direct", id="direct", on="", recipients=(), template="", channels=tuple(Channel), category="general",
-    priority=Priority.NORMAL,
+    name="direct", id="direct", on="", recipients=(), template="", channels=tuple(Channel),
+    category="general", priority=Priority.NORMAL,
 )  # fmt: skip
 """What stands in for a workflow where a request of our own brings its template or its words."""
 

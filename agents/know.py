@@ -1,6 +1,6 @@
-"""Know: reads `users`, `preferences` and `devices`; keeps the latest of each, and sends home what came astray."""
+"""Know: reads `users`, `preferences` and `devices`; keeps the latest of each, sends home what came astray."""
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from agents import topics
 from agents.sending import Send
@@ -9,7 +9,7 @@ from schemas.user import Device, Preferences, User
 from tables import people
 from tables.rows import Rows
 
-_TABLES: dict[str, tuple[bytes, type[BaseModel]]] = {
+_TABLES: dict[str, tuple[bytes, type[User | Preferences | Device]]] = {
     topics.USERS: (people.USERS, User),
     topics.PREFERENCES: (people.PREFERENCES, Preferences),
     topics.DEVICES: (people.DEVICES, Device),
@@ -23,9 +23,11 @@ def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows
         raise Unreadable("the record has no key; it must be the user id")
     if value is not None:
         try:
-            model.model_validate_json(value)
+            known = model.model_validate_json(value)
         except ValidationError as error:
             raise Unreadable(first_problem(error)) from None
+        if prefix != people.DEVICES and known.user_id and known.user_id.encode() != key:
+            raise Unreadable("user_id: is not the record's key, by which the record is found")
     people.upsert(rows, prefix + key, at, value)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from agents.catalogue import Catalogue
 from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router, Words
-from agents.sending import Send
+from agents.sending import MAX_BYTES, Send
 from schemas.event import Contact, Unreadable, first_problem
 from schemas.ids import hash_in, target_id
 from schemas.kinds import Channel, Reason, State
@@ -20,6 +20,8 @@ from schemas.user import Preferences, User
 from tables import caps, claims, people
 from tables.claims import Claim, Origin, Pinned
 from tables.rows import Rows
+
+MAX_DETAIL = 500
 
 
 def read(value: bytes | None) -> Notification:
@@ -61,19 +63,19 @@ def _decide(
     if version is None:
         failure, detail = Reason.UNKNOWN_TEMPLATE, notification.template
     else:
-        pinned = choose(notification, origin.at, rows)
-        claim = Claim(origin, notification.position, number, version, pinned)
         try:
+            pinned = _with_words(notification, version, choose(notification, origin.at, rows), catalogue)
+            claim = Claim(origin, notification.position, number, version, pinned)
             sends = emit(notification, claim, catalogue)
         except TemplateBroken as error:
-            failure, detail = Reason.TEMPLATE_FAILED, str(error)
+            failure, detail = Reason.TEMPLATE_FAILED, str(error)[:MAX_DETAIL]
     if failure is None:
         if any(p.reason is None for p in pinned):
             counter = caps.key(notification.user_id, origin.at)
             caps.raise_by_one(rows, counter, caps.count(rows, counter))
         claims.put(rows, notification.id, notification.step, claim)
         return sends
-    told = f"{failure}: {detail}"[:500]
+    told = f"{failure}: {detail}"
     if before is not None and before.failure == told and before.number <= mark:
         return ()  # still broken in the same way, and said so already
     claims.put(
@@ -89,19 +91,35 @@ def _version(notification: Notification, catalogue: Catalogue) -> int | None:
     return catalogue.current(notification.template or "")
 
 
+def _with_words(
+    notification: Notification, version: int, pinned: tuple[Pinned, ...], catalogue: Catalogue
+) -> tuple[Pinned, ...]:
+    """The outcomes, where a channel that the template has no words for is suppressed, and so not counted."""
+    if notification.content is not None:
+        return pinned
+    renderings = _renderings(notification, version, catalogue)
+    if all(p.reason is not None or p.channel in renderings for p in pinned):
+        return pinned
+    return tuple(
+        p
+        if p.reason is not None or p.channel in renderings
+        else p._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL)
+        for p in pinned
+    )
+
+
 def choose(notification: Notification, now: int, rows: Rows) -> tuple[Pinned, ...]:
-    """Each channel's outcome: a target, or the rule that stands against it. Exactly one a channel asked for."""
+    """Each channel's outcome, exactly one a channel: a target, or the rule that stands against it."""
     user = people.user(rows, notification.user_id)
     contact = notification.contact
+    channels = dict.fromkeys(notification.channels)  # a request may name one twice
     if user is None and contact is None:
-        return tuple(Pinned(c, None, Reason.UNKNOWN_USER) for c in notification.channels)
+        return tuple(Pinned(c, None, Reason.UNKNOWN_USER) for c in channels)
     if notification.expires_at is not None and now >= notification.expires_at:
-        return tuple(Pinned(c, None, Reason.EXPIRED) for c in notification.channels)
+        return tuple(Pinned(c, None, Reason.EXPIRED) for c in channels)
     wanted = people.preferences(rows, notification.user_id)
     capped = _capped(notification, wanted, now, rows)
-    return tuple(
-        _outcome(channel, notification, user, contact, wanted, capped) for channel in notification.channels
-    )
+    return tuple(_outcome(channel, notification, user, contact, wanted, capped) for channel in channels)
 
 
 def _capped(notification: Notification, wanted: Preferences, now: int, rows: Rows) -> str | None:
@@ -142,10 +160,17 @@ def address(channel: Channel, user_id: str, user: User | None, contact: Contact 
     field = _FIELDS.get(channel)
     if field is None:
         return None
-    return (getattr(contact, field, None) if contact else None) or (getattr(user, field, None) if user else None)
+    return (getattr(contact, field, None) if contact else None) or (
+        getattr(user, field, None) if user else None
+    )
 
 
-_FIELDS = {Channel.EMAIL: "email", Channel.SMS: "phone", Channel.CHAT: "slack", Channel.WEBHOOK: "webhook_url"}
+_FIELDS = {
+    Channel.EMAIL: "email",
+    Channel.SMS: "phone",
+    Channel.CHAT: "slack",
+    Channel.WEBHOOK: "webhook_url",
+}
 
 
 def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list[Send]:
@@ -178,14 +203,25 @@ def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list
         channel, target, reason, saw = pinned
         sends.append(
             router.status(
-                state, channel=channel, target=target, target_name=name, reason=reason, detail=saw or None, why=why
+                state,
+                channel=channel,
+                target=target,
+                target_name=name,
+                reason=reason,
+                detail=saw or None,
+                why=why,
             )
         )
         why = None
+    for send in sends:
+        if send.value is not None and len(send.value) > MAX_BYTES:
+            raise TemplateBroken(f"{len(send.value)} bytes for {send.topic}; it takes {MAX_BYTES}")
     return sends
 
 
-def _renderings(notification: Notification, version: int, catalogue: Catalogue) -> Mapping[Channel, Rendering]:
+def _renderings(
+    notification: Notification, version: int, catalogue: Catalogue
+) -> Mapping[Channel, Rendering]:
     if notification.content is not None:
         return {}
     found = catalogue.renderings(notification.template or "", version)
@@ -213,7 +249,11 @@ def explain(
     return [
         {"rule": "workflow", "saw": notification.event.type, "verdict": notification.workflow},
         *[
-            {"rule": p.channel, "saw": p.saw, "verdict": state if p.reason is None else f"{state}: {p.reason}"}
+            {
+                "rule": p.channel,
+                "saw": p.saw,
+                "verdict": state if p.reason is None else f"{state}: {p.reason}",
+            }
             for p, state, _ in outcomes
         ],
     ]

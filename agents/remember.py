@@ -10,7 +10,7 @@ from tables.rows import Rows
 
 
 def remember_status(value: bytes | None, at: int, rows: Rows) -> bool:
-    """Folds a status, of the broker's time `at` in ms; says whether it changed anything. Raises Unreadable."""
+    """Folds a status of the broker's time `at` in ms; says whether anything changed. Raises Unreadable."""
     try:
         status = Status.model_validate_json(value or b"")
     except ValidationError as error:

@@ -1,15 +1,16 @@
 """Rendering: a template's parts and variables become the words for one channel, the same ones every time."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import islice
 from types import NoneType
 from typing import Any, NamedTuple
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
+from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.kinds import Channel
 from schemas.template import Parts
@@ -17,6 +18,8 @@ from schemas.template import Parts
 MAX_OUTPUT = 256_000
 MAX_PIECES = 100_000
 """What a template yields at the most; loops end there."""
+PIECES = 100
+"""How many are joined before their size is looked at."""
 MAX_SUBJECT = 998
 """RFC 5322, 2.1.1: a line has at most 998 characters."""
 MAX_WIDTH = 1_000
@@ -24,7 +27,7 @@ MAX_WIDTH = 1_000
 
 
 class TemplateBroken(ValueError):
-    """A template that does not compile, or that its variables do not fill; `line` is counted in its source."""
+    """A template that does not compile, or that its variables do not fill; `line` counts in its source."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -110,9 +113,11 @@ class _Words(ImmutableSandboxedEnvironment):
                     raise SecurityError(f"more than {MAX_OUTPUT} characters")
         return super().call_binop(context, operator, left, right)
 
-    def format_string(self, s: str, *given: Any, **named: Any) -> str:
-        _refuse_wide(s)
-        return super().format_string(s, *given, **named)
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        found = super().wrap_str_format(value)
+        if found is not None:
+            _refuse_wide(value.__self__)
+        return found
 
 
 def _refuse_wide(pattern: Any) -> None:
@@ -140,15 +145,33 @@ def _compile(environment: _Words, source: str) -> Render:
         raise TemplateBroken(f"line {error.lineno}: {error.message}", error.lineno) from None
     except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, SyntaxError) as error:
         raise TemplateBroken(f"{type(error).__name__}: {error}") from None
+    if template.blocks:
+        raise TemplateBroken("blocks are for templates that extend each other; these do not")
     root = template.root_render_func
 
     def render(context: Context) -> str:
-        found = "".join(islice(root(context), MAX_PIECES))
-        if len(found) > MAX_OUTPUT:
-            raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
-        return found
+        if context.vars:  # what the part before this one has set is not this one's
+            context.vars.clear()
+            context.exported_vars.clear()
+        return _bounded(root(context))
 
     return render
+
+
+def _bounded(pieces: Iterator[str]) -> str:
+    """Joins what a template yields, and stops where it is too much."""
+    found: list[str] = []
+    size = 0
+    while some := list(islice(pieces, PIECES)):
+        found.append("".join(some))
+        size += len(found[-1])
+        if size > MAX_OUTPUT:
+            raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
+        if len(found) * PIECES > MAX_PIECES:
+            raise TemplateBroken(f"more than {MAX_PIECES} pieces")
+        if len(some) < PIECES:
+            break
+    return found[0] if len(found) == 1 else "".join(found)
 
 
 class Contexts:
@@ -202,7 +225,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def one_line(subject: str) -> str:
-    """A subject without line breaks and control characters, which have no place in a header (RFC 5322, 2.2)."""
+    """A subject without line breaks and control characters: it becomes a header (RFC 5322, 2.2)."""
     if not subject.isprintable():
         clean = "".join(c if c.isprintable() or c in _JOINERS else " " for c in subject)
         subject = " ".join(clean.split())

@@ -20,7 +20,7 @@ Words = Mapping[str, Any]
 
 
 class Router:
-    """Writes what one decision about one notification sends; `at` is the broker's time of its planning in ms."""
+    """Writes what one decision sends; `at` is the broker's time of the planning in ms."""
 
     __slots__ = ("at", "event", "hashed", "key", "notification", "told")
 

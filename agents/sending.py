@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+MAX_BYTES = 900_000
+"""The largest value that a stage should send; the topics take a little more."""
+
 
 class Send(NamedTuple):
     """One record: `topic` without prefix; `hashed` the user hash that places it, if it is known."""

@@ -29,7 +29,9 @@ _LANES = {
 
 
 _MESSAGE_LANES = {
-    (str(channel), str(priority)): _LANES[MESSAGES[channel]][priority] for channel in Channel for priority in Priority
+    (str(channel), str(priority)): _LANES[MESSAGES[channel]][priority]
+    for channel in Channel
+    for priority in Priority
 }
 
 

@@ -99,11 +99,13 @@ class ProviderSettings(_Section):
     """One provider of a channel. Which fields count depends on its `kind`."""
 
     kind: Literal["outbox", "smtp", "webhook", "inbox"] = Field(description="what it is")
-    base_url: str | None = Field(None, description="stands for the vendor's own address (HTTP kinds)")
-    host: str = Field("127.0.0.1", description="smtp")
-    port: int = Field(25, ge=1, le=65535, description="smtp")
-    username: str | None = Field(None, description="smtp")
-    password: SecretStr | None = Field(None, description="smtp")
+    base_url: str | None = Field(
+        None, description="stands for the vendor's own address; no kind of today has one"
+    )
+    host: str = Field("127.0.0.1", description="smtp: the server; without TLS only on this machine")
+    port: int = Field(25, ge=1, le=65535, description="smtp: 465 is TLS from the start, else STARTTLS")
+    username: str | None = Field(None, description="smtp: to sign in with, if set")
+    password: SecretStr | None = Field(None, description="smtp: to sign in with, if set")
     password_file: Path | None = Field(None, description="smtp: a file that holds password")
     sender: str = Field("Carillon <carillon@localhost>", alias="from", description="smtp: the From address")
     signing_secret: SecretStr | None = Field(None, description="webhook: whsec_… (Standard Webhooks)")

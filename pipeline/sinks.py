@@ -205,9 +205,9 @@ class WebhookSink:
 
     async def start(self, port: int = 0) -> None:
         """Listens on loopback; `port` then says where."""
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), handle_signals=False)
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, HOST, port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, HOST, port)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

@@ -36,7 +36,7 @@ class Frozen(BaseModel):
         blank = cls._blank
         if blank is None:
             return cls.model_construct(**fields)
-        made = object.__new__(cls)
+        made: Self = object.__new__(cls)
         _set_dict(made, blank | fields)
         _set_fields(made, set(fields))
         _set_extra(made, None)

@@ -1,4 +1,4 @@
-"""The headers of a dead letter: why, where from, when, how often. The value is the original, byte for byte."""
+"""The headers of a dead letter: why, where from, when, how often. The value is the original."""
 
 from schemas.kinds import Reason
 from schemas.status import rfc3339

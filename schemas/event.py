@@ -14,17 +14,19 @@ from schemas.kinds import Channel, Priority, Reason
 
 MAX_EVENT_BYTES = 1_000_000
 MAX_RECIPIENTS = 1_000
+MAX_METADATA_BYTES = 32_000
+"""Every status carries it."""
 MAX_NAME = 512
 MAX_DEPTH = 128
 """Lists and objects within each other: pydantic reads 200 levels, and some are ours."""
 
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
-"""Names and ids: no control characters, line breaks or bidi controls, for they stand in keys, headers and logs."""
+"""Names and ids: no control characters or bidi controls, for they stand in keys, headers and logs."""
 
 
 class _UserId:
-    """Text, or an integer, which becomes its digits: all of it in pydantic's core, without a call to Python."""
+    """Text, or an integer, which becomes its digits: all in pydantic's core, without a call to Python."""
 
     @staticmethod
     def __get_pydantic_core_schema__(_source: Any, _handler: Any) -> CoreSchema:
@@ -141,9 +143,7 @@ _read_cloud_event = CloudEvent.__pydantic_validator__.validate_python
 _read_request = Request.__pydantic_validator__.validate_python
 
 
-def read_event(
-    value: bytes | None, headers: Sequence[tuple[str, bytes]], position: str, at: int
-) -> Event:
+def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], position: str, at: int) -> Event:
     """Reads a record of `events`; `position` and `at` identify a request without an idempotency key.
 
     Raises Unreadable, which names the field.
@@ -163,6 +163,8 @@ def read_event(
     if request.segment is not None or request.scheduled_at is not None or request.attachments:
         name = "segment" if request.segment else "scheduled_at" if request.scheduled_at else "attachments"
         raise Unreadable(f"{name}: not supported by this version", Reason.NOT_SUPPORTED)
+    if request.metadata and len(orjson.dumps(request.metadata)) > MAX_METADATA_BYTES:
+        raise Unreadable(f"metadata: more than {MAX_METADATA_BYTES} bytes", Reason.TOO_LARGE)
     key = request.idempotency_key
     if key is None:
         key = f"{position}@{at}:{blake2b(value or b'', digest_size=8).hexdigest()}"
@@ -170,7 +172,7 @@ def read_event(
 
 
 def _told_by(headers: Sequence[tuple[str, bytes | None]]) -> tuple[bool, dict[str, Any] | None]:
-    """What headers say of an event: whether it is a structured CloudEvent, else the attributes of a binary one."""
+    """Whether headers say that it is a structured CloudEvent; else the attributes of a binary one."""
     attributes: dict[str, Any] = {}
     for name, value in headers:
         if name.startswith("ce_"):

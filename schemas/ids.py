@@ -22,7 +22,9 @@ def partition_of(hashed: int, partitions: int) -> int:
     return (hashed & 0x7FFFFFFF) % partitions
 
 
-def notification_id(user_id: str, source: str, event: str, workflow: str, generation: int = 0) -> NotificationId:
+def notification_id(
+    user_id: str, source: str, event: str, workflow: str, generation: int = 0
+) -> NotificationId:
     """A UUIDv8 (RFC 9562, 5.8): 32 bits of user hash, then 90 of a BLAKE2b over all the arguments.
 
     `event` is the event's id or idempotency key, `workflow` the workflow's immutable id.

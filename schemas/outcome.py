@@ -4,7 +4,7 @@ from schemas.base import Frozen
 
 
 class Outcome(Frozen):
-    """How a call ended. `kind`: sent, delivered, refused (permanent), deferred (surely not sent), doubtful."""
+    """How a call ended: sent, delivered, refused (permanent), deferred (surely not sent), doubtful."""
 
     kind: str
     provider_message_id: str | None = None
@@ -19,7 +19,9 @@ def sent(provider_message_id: str | None = None) -> Outcome:
 
 def delivered(provider_message_id: str | None = None) -> Outcome:
     """It is where the user finds it."""
-    return Outcome.of(kind="delivered", provider_message_id=provider_message_id, reason=None, retry_after=None)
+    return Outcome.of(
+        kind="delivered", provider_message_id=provider_message_id, reason=None, retry_after=None
+    )
 
 
 def refused(reason: str) -> Outcome:

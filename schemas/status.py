@@ -51,7 +51,7 @@ _LAST = 253_402_300_799_999
 def rfc3339(milliseconds: int) -> str:
     """Milliseconds since the epoch as RFC 3339 in UTC.
 
-    Total: a producer may stamp a record with any number; what lies outside 1970 to 9999 becomes the nearer end.
+    Total: a producer may stamp a record with any number; outside 1970 to 9999 it is the nearer end.
     """
     moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, 0), _LAST))
     return moment.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -13,7 +13,7 @@ MOST_ATTEMPTS = 1_000
 
 
 class Attempt(NamedTuple):
-    """A call that was about to be made: its key, the hash of its bytes, to whom, when (ms, worker's clock)."""
+    """A call about to be made: its key, the hash of its bytes, to whom, when (ms, worker's clock)."""
 
     n: int
     key: str

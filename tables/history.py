@@ -122,13 +122,15 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
         history = _begin(rows, status)
         history["content"] = content
     entry = [
-        status.at, status.channel, status.target_id, status.state, status.reason, status.provider, status.attempt,
-        status.detail,
+        status.at, status.channel, status.target_id, status.state, status.reason, status.provider,
+        status.attempt, status.detail,
     ]  # fmt: skip
     if entry in history["timeline"]:
         return False
-    if len(history["timeline"]) >= MOST_TIMELINE:
-        history["left_out"] += 1
+    before = orjson.dumps(history)
+    full = len(history["timeline"]) >= MOST_TIMELINE
+    if full:
+        history["left_out"] = 1  # not how many: what is not kept cannot be told from its repeat
     else:
         history["timeline"].append(entry)
         history["timeline"].sort(key=lambda e: e[0])
@@ -137,20 +139,32 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
             history[name] = told  # type: ignore[literal-required]
     if status.why:
         history["why"] = [verdict.model_dump() for verdict in status.why]
-    if status.state is State.DUPLICATE:
+    if status.state is not State.DUPLICATE:
+        _move(rows, history, status, at)
+    elif not full:
         history["duplicates"] += 1
         _count(rows, COUNTS + b"|duplicate", 1)
-    else:
-        _move(rows, history, status, at)
-    rows.put(key(status.notification_id), orjson.dumps(history))
-    return True
+    row = orjson.dumps(history)
+    rows.put(key(status.notification_id), row)
+    return row != before
+
+
+WHOLE = ":"
+"""The pair of a notification that has no channel (yet): ignored, or failed before it had any."""
 
 
 def _move(rows: Rows, history: History, status: Status, at: int) -> None:
     name = f"{status.channel or ''}:{status.target_id or ''}"
-    pair = history["pairs"].get(name)
+    pairs = history["pairs"]
+    if name != WHOLE and (failed := pairs.pop(WHOLE, None)) is not None:
+        _count(rows, COUNTS + b"|" + failed["state"].encode(), -1)  # mended: it has been decided afresh
+    elif name == WHOLE and pairs and WHOLE not in pairs:
+        return  # mended before this was heard
+    pair = pairs.get(name)
     before = State(pair["state"]) if pair else None
     attempt = status.attempt or 0
+    if pair is not None and status.state is State.FAILED and attempt < pair["attempt"]:
+        return  # a later attempt is under way, or has ended
     after = advance(before, status.state, newer_attempt=pair is None or attempt > pair["attempt"])
     if pair is None or after != before or (after == status.state and attempt > pair["attempt"]):
         history["pairs"][name] = {
@@ -185,9 +199,9 @@ def keep_contents(rows: Rows, contents: Contents) -> None:
     history = find(rows, contents.notification_id)
     if history is None:
         history = {
-            "id": contents.notification_id, "user_id": contents.user_id, "event": {}, "event_at": 0, "workflow": None,
-            "category": None, "priority": None, "pairs": {}, "timeline": [], "why": [], "content": {},
-            "duplicates": 0, "left_out": 0,
+            "id": contents.notification_id, "user_id": contents.user_id, "event": {}, "event_at": 0,
+            "workflow": None, "category": None, "priority": None, "pairs": {}, "timeline": [], "why": [],
+            "content": {}, "duplicates": 0, "left_out": 0,
         }  # fmt: skip
     told = {str(c): content.model_dump(exclude_none=True) for c, content in contents.channels.items()}
     if history["content"] != told:

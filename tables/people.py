@@ -17,8 +17,10 @@ DEFAULT_PREFERENCES = Preferences()
 def upsert(rows: Rows, key: bytes, at: int, value: bytes | None) -> bool:
     """Sets a row unless a newer one is there; says whether it did.
 
-    A tombstone keeps its time, so that a rewound group cannot revive what was erased.
+    A tombstone keeps its time, so that a rewound group cannot revive what was erased. `at` is in
+    milliseconds; a record without a time (-1) is the oldest of all.
     """
+    at = max(at, 0)
     known = rows.get(key)
     if known is not None and int.from_bytes(known[:8]) > at:
         return False

@@ -16,7 +16,15 @@ _RANK = {
 }
 """What is farther on; a later report of something earlier only fills the timeline."""
 
-_ENDS = {State.IGNORED, State.DUPLICATE, State.SUPPRESSED, State.DIGESTED, State.EXPIRED, State.CANCELLED, State.TOO_OLD}
+_ENDS = {
+    State.IGNORED,
+    State.DUPLICATE,
+    State.SUPPRESSED,
+    State.DIGESTED,
+    State.EXPIRED,
+    State.CANCELLED,
+    State.TOO_OLD,
+}
 """Ends without a call; only a new decision opens them."""
 
 _AFTER_SENT = {State.BOUNCED, State.COMPLAINED, State.UNSUBSCRIBED}

@@ -2,6 +2,10 @@
 
 import ipaddress
 
+#: in IANA's special-purpose registries, and not yet in every Python's
+_SPECIAL = tuple(
+    ipaddress.ip_network(block) for block in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")
+)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -17,6 +21,8 @@ def is_public(host: str) -> bool:
             return is_public(str(inside))
         if address.is_site_local:
             return False
+    if any(address in block for block in _SPECIAL):
+        return False
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
         or address.is_link_local

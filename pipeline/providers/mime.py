@@ -7,10 +7,8 @@ parses it back with the standard library.
 import re
 from binascii import b2a_qp
 from datetime import UTC, datetime
-from email.errors import MessageError
 from email.header import Header
-from email.headerregistry import Address
-from email.utils import format_datetime
+from email.utils import format_datetime, formataddr
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -18,8 +16,10 @@ from schemas.message import Message
 
 LINE = 76
 """RFC 5322, 2.1.1: a header line should have no more than 78 characters; some are its name's."""
-ADDRESS = 254
-"""RFC 5321, 4.5.3.1.3, without the brackets."""
+LAST = 253_402_300_799
+"""The last second of the year 9999: a producer may stamp a record with any number."""
+ADDRESS, LOCAL_PART = 254, 64
+"""Bytes: RFC 5321, 4.5.3.1, without the brackets."""
 
 _DOT_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -52,21 +52,13 @@ def sender(written: str) -> Sender:
     """Reads `Name <address>` or an address. Raises Unsendable."""
     name, _, rest = written.rpartition("<")
     spec = rest.removesuffix(">") if name or written.startswith("<") else written
-    address = _ascii_domain(spec.strip())
+    address = _ascii_domain(spec.strip(" "))
     if not address.isascii():
         raise Unsendable("the address of a sender is ASCII")
-    display = name.strip().strip('"')
-    try:
-        header = (
-            str(Address(display_name=display, addr_spec=address))
-            if display.isascii()
-            else (f"{_text('', display)} <{address}>")
-        )
-    except (MessageError, ValueError):
-        raise Unsendable("not an address") from None
-    if not _PLAIN_TEXT.fullmatch(header.replace("\r\n ", "")):
+    display = name.strip(" ").strip('"')
+    if not display.isprintable():
         raise Unsendable("control characters in the name")
-    return Sender(address, address.rpartition("@")[2], header)
+    return Sender(address, address.rpartition("@")[2], formataddr((display, address)))
 
 
 def compose(message: Message, key: str, sender: Sender) -> Letter:
@@ -75,7 +67,7 @@ def compose(message: Message, key: str, sender: Sender) -> Letter:
     key = key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
     headers = (
         f"From: {sender.header}\r\nTo: {recipient}\r\nSubject: {_text('Subject', message.subject or '')}\r\n"
-        f"Date: {format_datetime(datetime.fromtimestamp(message.at // 1000, UTC))}\r\n"
+        f"Date: {format_datetime(datetime.fromtimestamp(min(max(message.at // 1000, 0), LAST), UTC))}\r\n"
         f"Message-ID: <{key}@{sender.domain}>\r\nMIME-Version: 1.0\r\n"
     )
     try:
@@ -114,9 +106,9 @@ def _text(name: str, value: str) -> str:
 
 def _ascii_domain(address: str) -> str:
     """The address with its domain in ASCII. Raises Unsendable for what is not one plain address."""
-    if len(address) <= ADDRESS and _PLAIN_ADDRESS.fullmatch(address):
-        return address
     local, _, domain = address.rpartition("@")
+    if len(address) <= ADDRESS and len(local) <= LOCAL_PART and _PLAIN_ADDRESS.fullmatch(address):
+        return address
     try:
         domain = domain.encode("idna").decode("ascii")
     except UnicodeError:
@@ -124,6 +116,8 @@ def _ascii_domain(address: str) -> str:
     # the letters beyond ASCII of a local part stand for themselves (RFC 6531); the rest is as before
     shape = "".join(c if c.isascii() or not c.isprintable() else "a" for c in local)
     found = f"{local}@{domain}"
-    if len(found.encode("utf-8", "replace")) > ADDRESS or not _PLAIN_ADDRESS.fullmatch(f"{shape}@{domain}"):
+    if not _PLAIN_ADDRESS.fullmatch(f"{shape}@{domain}"):
         raise Unsendable("not an address")
+    if len(local.encode()) > LOCAL_PART or len(found.encode()) > ADDRESS:
+        raise Unsendable("the address is too long")
     return found

@@ -52,7 +52,9 @@ REPLIES: Mapping[tuple[Stage, int], str] = {
 #: replies about us and not about the message: closing, bad sequence, authentication (RFC 5321, 4954)
 ABOUT_US = frozenset({421, 503, 530, 534, 535, 538})
 
-_QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +(?!queued))<?([a-z0-9][a-z0-9._-]{4,99})", re.I)
+_QUEUE_ID = re.compile(
+    r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +(?!queued))<?([a-z0-9][a-z0-9._-]{4,99})", re.I
+)
 _ADDRESS = re.compile(r"\S*@\S*")
 
 
@@ -136,6 +138,8 @@ class SmtpProvider:
             letter = mime.compose(message, key, self._sender)
         except Unsendable as error:
             return refused(str(error))
+        except Exception as error:
+            return refused(f"no e-mail can be made of it: {type(error).__name__}")
         progress = _Progress()
         try:
             async with asyncio.timeout(self.timeout):

@@ -37,6 +37,10 @@ RETRIED = frozenset({408, 425, 429})
 """Of the 4xx, those that may be otherwise next time; every 5xx may be."""
 
 
+class _NoUrl(ValueError):
+    """A target that is not an http or https URL."""
+
+
 class _Call:
     """How far a call came."""
 
@@ -99,8 +103,10 @@ class WebhookProvider:
         """Posts once. Sent for a 2xx; a redirect is not followed but refused."""
         try:
             request = self._request(message, key)
-        except (httpx.InvalidURL, ValueError) as error:
+        except (httpx.InvalidURL, _NoUrl) as error:
             return refused(f"no usable URL: {type(error).__name__}")
+        except Exception as error:
+            return refused(f"no request can be made of it: {type(error).__name__}")
         call = _Call()
         _current.set(call)
         try:
@@ -186,7 +192,7 @@ def payload(message: Message) -> str:
 def _parsed(target: str) -> httpx.URL:
     url = httpx.URL(target)
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("not an http or https URL")
+        raise _NoUrl
     return url
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from pipeline.web.shown import SERIES, Bar, top
 from schemas.status import rfc3339
 
-WIDTH, HEIGHT = 900, 180
-LEFT, BELOW = 44, 22
+WIDTH, HEIGHT = 1168, 220
+LEFT, BELOW = 36, 24
 GAP = 2
 
 
@@ -23,6 +23,7 @@ class Piece(NamedTuple):
 class Column(NamedTuple):
     """One minute: its pieces from below, what it says in words, and where it stands."""
 
+    minute: int
     pieces: tuple[Piece, ...]
     says: str
     x: float
@@ -71,8 +72,9 @@ def draw(bars: list[Bar]) -> Chart:
             pieces.append(Piece(name, round(x + GAP / 2, 2), round(y, 2), round(step - GAP, 2), height))
         said = [f"{count:,} {name}" for name, count in zip(SERIES, bar.counts, strict=True) if count]
         began = rfc3339(bar.minute * 60_000)[11:16]
-        columns.append(Column(tuple(pieces), f"{began}  {', '.join(said) or 'nothing'}", round(x, 2), round(step, 2)))
-        if bar.minute % 10 == 0:
+        says = f"{began}  {', '.join(said) or 'nothing'}"
+        columns.append(Column(bar.minute, tuple(pieces), says, round(x, 2), round(step, 2)))
+        if bar.minute % 10 == 0 and 0 < n < len(bars) - 1:
             labels.append(Label(round(x + step / 2, 2), began))
     lines = tuple(Line(round(floor - value * scale, 2), value) for value in (end // 2, end))
     now = bars[-1].total if bars else 0

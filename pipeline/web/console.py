@@ -16,7 +16,8 @@ from pipeline.web import chart, shown
 from pipeline.web.guard import FRAME_POLICY, SIGN_IN
 from pipeline.web.session import Sessions
 from pipeline.web.views import NOTIFICATION_ID, Desk, NotHeld
-from tables.history import History
+from schemas.status import rfc3339
+from tables.history import BUCKETS_MS, History
 
 HERE = Path(__file__).parent
 MOST_SHOWN = 1_000
@@ -36,7 +37,7 @@ class Pages:
         self._environment.globals.update(version=version, group_of=shown.group_of)
         self._environment.filters.update(
             number=number, words=words, clock=clock, day=day, user_url=user_url,
-            notification_url=notification_url, message_url=message_url, event_url=event_url, milliseconds=milliseconds,
+            notification_url=notification_url, rfc3339=rfc3339, message_url=message_url, event_url=event_url, milliseconds=milliseconds,
         )  # fmt: skip
 
     def page(self, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
@@ -119,7 +120,8 @@ def router(
         figures, ready = desk.figures(), readiness()
         return pages.page(
             "overview", at=figures, table=shown.table(figures), totals=shown.totals(figures),
-            chart=chart.draw(shown.bars(figures)), latencies=shown.latencies(figures), ready=ready,
+            chart=chart.draw(shown.bars(figures)), latencies=shown.latencies(figures), bounds=BUCKETS_MS,
+            ready=ready,
         )  # fmt: skip
 
     @routes.get("/users")

@@ -73,7 +73,10 @@ def notification(history: History) -> dict[str, Any]:
         "timeline": [dict(zip(_TIMELINE, entry, strict=False)) for entry in history["timeline"]],
         "timeline_left_out": history["left_out"],
         "why": history["why"],
-        "content": history["content"],
+        "content": {
+            channel: {"subject": content.get("subject"), "text": content["text"], "html": content.get("html")}
+            for channel, content in history["content"].items()
+        },
         "duplicates": history["duplicates"],
     }
 

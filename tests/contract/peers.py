@@ -98,7 +98,8 @@ class Peer:
             return False
         if what == ENDLESS:
             while True:
-                self.written += writer.write(b"x" * 65_536) or 65_536
+                writer.write(b"x" * 65_536)
+                self.written += 65_536
                 await writer.drain()
         writer.write(what.encode("latin-1"))
         await writer.drain()
@@ -173,7 +174,9 @@ def smtp_script(replies: Mapping[str, str | list[str]], tls: ssl.SSLContext | No
         while True:
             line = await reader.readuntil(b"\n")
             peer.heard.append(line)
-            word = line[:8].decode("latin-1").split()[0].upper()
+            word = line[:8].decode("latin-1").strip().partition(" ")[0].upper()
+            if word not in told:
+                return
             if word == "DATA":
                 going_on = next(told[word])
                 if not await peer.act(

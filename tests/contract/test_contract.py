@@ -184,17 +184,11 @@ async def test_two_sends_of_a_message_are_the_same_bytes(kind: str, tmp_path: Pa
 
 OK = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 BEGUN = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na & silent"
-SMTP_STEPS = {
-    "GREETING": "220 peer",
-    "EHLO": "250 peer",
-    "RCPT": "250 Ok",
-    "DATA": "354 go",
-    "BODY": "250 Ok",
-}
+STEPS = {"GREETING": "220 peer", "EHLO": "250 peer", "RCPT": "250 Ok", "DATA": "354 go", "BODY": "250 Ok"}
 CANCELLED: list[tuple[str, Case]] = [
     ("webhook", {"acts": ["silent", OK]}),
     ("webhook", {"acts": [BEGUN, OK]}),
-    *[("smtp", {"replies": {step: ["silent", after]}}) for step, after in SMTP_STEPS.items()],
+    *[("smtp", {"replies": {step: ["silent", after]}}) for step, after in STEPS.items()],
 ]
 
 
@@ -209,3 +203,25 @@ async def test_a_cancelled_send_leaves_nothing_behind(kind: str, case: Case, tmp
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert (await provider.send(sent, KEY)).kind == "sent"
+
+
+@pytest.mark.parametrize("kind", ["smtp", "webhook"])
+@pytest.mark.parametrize(
+    ("broken", "kinds"),
+    [
+        ({"text": "\ud800"}, {"refused"}),
+        ({"target": "\ud800@example.com"}, {"refused"}),
+        ({"subject": "\ud800"}, {"refused", "sent"}),
+        ({"at": 10**18}, {"sent"}),
+        ({"at": -(10**18)}, {"sent"}),
+    ],
+)
+async def test_whatever_a_message_holds_nothing_is_raised(
+    kind: str, broken: dict[str, Any], kinds: set[str], tmp_path: Path
+) -> None:
+    success = next(case for case in table(kind)["cases"] if case["situation"] == "success")
+    async with SCENES[kind](success | {"fields": {"text": "plain"}}, tmp_path) as (provider, sent, peer):
+        outcome = await provider.send(sent.model_copy(update=broken), KEY)
+        assert peer is not None
+        assert outcome.kind in kinds
+        assert (peer.connections > 0) is (outcome.kind == "sent")

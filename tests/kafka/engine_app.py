@@ -501,17 +501,16 @@ def calling_app(
 
 @contextlib.asynccontextmanager
 async def running(*apps: UnitApp, ready: bool = True) -> AsyncIterator[None]:
-    """Runs apps in this process; with `ready`, they are when the body begins."""
-    started: list[UnitApp] = []
+    """Runs apps in this process; with `ready`, they are when the body begins, else they are just starting."""
+    starts = [asyncio.create_task(app.start()) for app in apps]
     try:
-        for app in apps:
-            started.append(app)
-            await app.start()
         if ready:
+            await asyncio.gather(*starts)
             await eventually(lambda: all(app.ready for app in apps), "apps ready")
         yield
     finally:
-        await asyncio.gather(*[app.stop() for app in started])
+        await asyncio.gather(*[app.stop() for app in apps])
+        await asyncio.gather(*starts)
 
 
 # -- workers in processes of their own

@@ -152,8 +152,9 @@ what is in force, with secrets masked.
 - **Unknown settings** are refused, with the nearest known name; so are misspelt variables.
 - **Secrets** may come from files: `password_file` instead of `password`, and so on; setting both is
   refused. They are never printed.
-- **Channels**: without any `[channels…]`, those of development are there ({development}). As soon as
-  one is set, only those that are set exist.
+- **Channels**: without any `[channels…]`, those of development are there
+  ({development}).
+  As soon as one is set, only those that are set exist.
 
 ```toml
 log_level = "info"
@@ -207,10 +208,13 @@ WHAT: Mapping[str, tuple[str, str]] = {
     names.DEVICES: ("user id, NUL, token", "device tokens for push; a null value erases"),
     names.TEMPLATES: ("name", "templates, each whole with its version; every process reads them all"),
     names.WORKFLOWS: ("name", "rules: event type → who, what, where; every process reads them all"),
-    names.SEGMENTS: ("name", "groups of users; every process reads them all"),
+    names.SEGMENTS: ("name", "groups of users; reserved, nothing reads it yet"),
     names.DELIVERY_STATUS: (USER, "every change of state with its reason: the public stream of outcomes"),
     names.CONTENTS: (USER, "internal: the rendered content of each message, for status alone"),
-    names.CONTROL: ("group", "internal: what the members of a group are told to do"),
+    names.CONTROL: (
+        "group",
+        "internal: what the members of a group are told; reserved, nothing reads it yet",
+    ),
     names.DEAD_EVENTS: (SOURCE, "events that could not be read or decided"),
     names.DEAD_NOTIFICATIONS: (SOURCE, "notifications that could not be read or decided"),
     names.DEAD_PEOPLE: (SOURCE, "users, preferences and devices that could not be read"),
