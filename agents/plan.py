@@ -186,32 +186,23 @@ def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list
     sends: list[Send] = []
     for pinned in claim.pinned:
         channel, target, reason, _ = pinned
-        if reason is None and target is not None:
-            words = _words(notification, channel, renderings, contexts)
-            if words is not None:
-                name = target_id(target)
-                rendered[channel] = words
-                sends.append(router.message(channel, target, name, words))
-                outcomes.append((pinned, "queued", name))
-                continue
-            pinned = pinned._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL)
-        outcomes.append((pinned, "expired" if reason == "expired" else "suppressed", None))
+        if reason is not None or target is None:
+            outcomes.append((pinned, "expired" if reason == "expired" else "suppressed", None))
+            continue
+        rendered[channel] = words = _words(notification, channel, renderings, contexts)
+        name = target_id(target)
+        sends.append(router.message(channel, target, name, words))
+        outcomes.append((pinned, "queued", name))
     if rendered:
         sends.append(router.contents(rendered))
     why: list[dict[str, str]] | None = explain(notification, outcomes)
-    for pinned, state, name in outcomes:
-        channel, target, reason, saw = pinned
+    for (channel, target, reason, saw), state, named in outcomes:
         sends.append(
             router.status(
-                state,
-                channel=channel,
-                target=target,
-                target_name=name,
-                reason=reason,
-                detail=saw or None,
-                why=why,
+                state, channel=channel, target=target, target_name=named,
+                reason=reason, detail=saw or None, why=why,
             )
-        )
+        )  # fmt: skip
         why = None
     for send in sends:
         if send.value is not None and len(send.value) > MAX_BYTES:
@@ -232,14 +223,16 @@ def _renderings(
 
 def _words(
     notification: Notification, channel: str, renderings: Mapping[Channel, Rendering], contexts: Contexts
-) -> Words | None:
+) -> Words:
     direct = notification.content
     if direct is not None:
         if direct.subject is not None and channel == "email":
             return {"subject": direct.subject, "text": direct.body}
         return {"text": direct.body}
-    rendering = renderings.get(channel)  # type: ignore[call-overload]
-    return render(rendering, contexts) if rendering is not None else None
+    rendering: Rendering | None = renderings.get(channel)  # type: ignore[call-overload]
+    if rendering is None:
+        raise TemplateBroken(f"{notification.template} has no words for {channel}")
+    return render(rendering, contexts)
 
 
 def explain(

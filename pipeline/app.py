@@ -57,7 +57,10 @@ class Roles:
             group(settings, role),
             bootstrap_servers=bootstrap_servers(settings) or "127.0.0.1:9092",
             partitions=partitions(settings, role),
-            topics={**self.wiring.partitions, settings.kafka.topic_prefix + changelog(role): partitions(settings, role)},
+            topics={
+                **self.wiring.partitions,
+                settings.kafka.topic_prefix + changelog(role): partitions(settings, role),
+            },
             state_dir=Path(settings.state_dir) / role,
             session_timeout=settings.kafka.session_timeout,
             observer=EngineMetrics(self.metrics, role),
@@ -69,7 +72,9 @@ class Roles:
     def _core(self, app: UnitApp) -> None:
         name = self.wiring.name
         people = [name(topic) for topic in (topics.USERS, topics.PREFERENCES, topics.DEVICES)]
-        app.stage("know", *people, decide=self._know, reject=partial(self._dead, topics.DEAD_PEOPLE), gate=True)
+        app.stage(
+            "know", *people, decide=self._know, reject=partial(self._dead, topics.DEAD_PEOPLE), gate=True
+        )
         plan_it = partial(app.stage, decide=self._plan, reject=partial(self._dead, topics.DEAD_NOTIFICATIONS))
         take_in = partial(app.stage, decide=self._take_in, reject=partial(self._dead, topics.DEAD_EVENTS))
         plan_it("plan-express", name(topics.NOTIFICATIONS + topics.EXPRESS))
@@ -100,7 +105,9 @@ class Roles:
 
     def _dead(self, topic: str, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters a record that a stage could not read or decide."""
-        log.warning("dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__)
+        log.warning(
+            "dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__
+        )
         self.metrics.dead_lettered(topic)
         self.wiring.send(unit, [intake.dead(record.value, record.key, error, origin_of(record), topic)])
 

@@ -30,7 +30,13 @@ class Delivery:
     """An engine's EffectStage over one channel and its provider."""
 
     def __init__(
-        self, channel: Channel, provider: Provider, wiring: Wiring, metrics: Metrics, window: int, deadline: float
+        self,
+        channel: Channel,
+        provider: Provider,
+        wiring: Wiring,
+        metrics: Metrics,
+        window: int,
+        deadline: float,
     ) -> None:
         self.channel, self.provider, self.wiring, self.metrics = channel, provider, wiring, metrics
         self.window, self.deadline = window, deadline
@@ -70,9 +76,13 @@ class Delivery:
 
     def reject(self, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters what could not be read."""
-        log.warning("dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__)
+        log.warning(
+            "dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__
+        )
         self.metrics.dead_lettered(topics.DEAD_MESSAGES[self.channel])
-        dead = intake.dead(record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel])
+        dead = intake.dead(
+            record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel]
+        )
         self.wiring.send(unit, [dead])
 
 

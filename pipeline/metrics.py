@@ -61,18 +61,21 @@ class Metrics:
         self.commits = counter("commits", "Commits of offsets.", "role")
         self.committed = counter("committed_partitions", "Partitions whose offset a commit moved.", "role")
         self.abandonments = counter(
-            "abandonments", "Times that a task gave its work up and began again from the changelog.", "role", "reason"
+            "abandonments",
+            "Times that a task gave its work up and began again from the changelog.",
+            "role",
+            "reason",
         )
-        self.zombie_rows = counter(
-            "zombie_rows", "Rows of a former owner that a restore left out.", "role"
-        )
+        self.zombie_rows = counter("zombie_rows", "Rows of a former owner that a restore left out.", "role")
         self.restored = counter("restored_partitions", "Partitions that were restored and opened.", "role")
         self.revoked = counter("revoked_partitions", "Partitions that were given up after a drain.", "role")
         self.drain_seconds = seconds("drain_seconds", "How long drains took.", _DRAIN_SECONDS, "role")
         self.rejected = counter(
             "rejected", "Records that made their stage raise, by the kind of error.", "role", "topic", "error"
         )
-        self.statuses = counter("statuses", "Statuses folded into history that changed it.", "channel", "state")
+        self.statuses = counter(
+            "statuses", "Statuses folded into history that changed it.", "channel", "state"
+        )
         self.provider_calls = counter(
             "provider_calls", "Calls to providers, by how they ended.", "provider", "channel", "kind"
         )
@@ -80,7 +83,10 @@ class Metrics:
             "provider_call_seconds", "How long calls to providers took.", _CALL_SECONDS, "provider", "channel"
         )
         self.calls_in_flight = Gauge(
-            "carillon_calls_in_flight", "Calls to providers under way.", ("provider", "channel"), registry=registry
+            "carillon_calls_in_flight",
+            "Calls to providers under way.",
+            ("provider", "channel"),
+            registry=registry,
         )
         self.events_ignored = counter("events_ignored", "Events that no workflow wants.")
         self.dead_letters = counter("dead_letters", "Records that went to a dead-letter topic.", "topic")

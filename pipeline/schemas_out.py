@@ -36,7 +36,12 @@ def document() -> dict[str, Any]:
         schemas[topic] = schema
         channels[topic] = {
             "address": topic,
-            "messages": {"value": {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{topic}"}}},
+            "messages": {
+                "value": {
+                    "contentType": "application/json",
+                    "payload": {"$ref": f"#/components/schemas/{topic}"},
+                }
+            },
         }
     return {
         "asyncapi": "3.0.0",
@@ -44,5 +49,3 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "components": {"schemas": schemas},
     }
-
-

@@ -1,4 +1,4 @@
-"""The topics: what each is called, how many partitions it has, how long it keeps what; creating and checking."""
+"""The topics: their names, partitions and retention; creating them."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -68,7 +68,10 @@ def all_topics(settings: Settings) -> list[Topic]:
         Topic(topics.NOTIFICATIONS, core, kept(7, 2 * MESSAGE_BYTES)),
         Topic(topics.NOTIFICATIONS + topics.EXPRESS, core, kept(7, 2 * MESSAGE_BYTES)),
         *(Topic(name, core, compacted()) for name in (topics.USERS, topics.PREFERENCES, topics.DEVICES)),
-        *(Topic(name, 1, compacted(4 << 20)) for name in (topics.TEMPLATES, topics.WORKFLOWS, topics.SEGMENTS)),
+        *(
+            Topic(name, 1, compacted(4 << 20))
+            for name in (topics.TEMPLATES, topics.WORKFLOWS, topics.SEGMENTS)
+        ),
         Topic(topics.DELIVERY_STATUS, status, kept(14)),
         Topic(topics.CONTENTS, status, kept(14, 2 * MESSAGE_BYTES)),
         Topic(topics.CONTROL, 1, kept(7)),
@@ -85,7 +88,9 @@ def all_topics(settings: Settings) -> list[Topic]:
             Topic(topics.DEAD_MESSAGES[channel], count, kept(30, DEAD_LETTER_BYTES)),
         ]
     lag = {"min.compaction.lag.ms": str(3_600_000)}
-    found += [Topic(changelog(role), partitions(settings, role), compacted(CHANGELOG_BYTES) | lag) for role in ROLES]
+    found += [
+        Topic(changelog(role), partitions(settings, role), compacted(CHANGELOG_BYTES) | lag) for role in ROLES
+    ]
     return found
 
 

@@ -35,8 +35,8 @@ class Frozen(BaseModel):
         """
         blank = cls._blank
         if blank is None:
-            return cls.model_construct(**fields)
-        made: Self = object.__new__(cls)
+            return super().model_construct(**fields)
+        made = object.__new__(cls)
         _set_dict(made, blank | fields)
         _set_fields(made, set(fields))
         _set_extra(made, None)

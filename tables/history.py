@@ -136,7 +136,7 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
         history["timeline"].sort(key=lambda e: e[0])
     for name in ("workflow", "category", "priority"):
         if (told := getattr(status, name)) is not None:
-            history[name] = told  # type: ignore[literal-required]
+            history[name] = told
     if status.why:
         history["why"] = [verdict.model_dump() for verdict in status.why]
     if status.state is not State.DUPLICATE:

@@ -70,7 +70,9 @@ class Demo:
             runner = Runner(settings)
             stack.push_async_callback(runner.stop)
             self.tell("starting the roles: " + ", ".join(runner.names))
-            load = Shop(self.seed, f"{int(time.time()):x}", f"http://127.0.0.1:{self.webhooks.port}").make(self.events)
+            load = Shop(self.seed, f"{int(time.time()):x}", f"http://127.0.0.1:{self.webhooks.port}").make(
+                self.events
+            )
             await create(settings)
             await self._send_people(settings, load)
             await runner.start()
@@ -118,7 +120,10 @@ class Demo:
         prefix = settings.kafka.topic_prefix
         async with _producer(settings) as producer:
             for name, rows in ((topics.USERS, load.users), (topics.PREFERENCES, load.preferences)):
-                sent = [await producer.send(prefix + name, value, key=user.encode()) for user, value in rows.items()]
+                sent = [
+                    await producer.send(prefix + name, value, key=user.encode())
+                    for user, value in rows.items()
+                ]
                 await asyncio.gather(*sent)
 
     async def _send_events(self, settings: Settings, load: Workload) -> None:
@@ -136,7 +141,11 @@ class Demo:
         dead = {prefix + name: channel for channel, name in topics.DEAD_MESSAGES.items()}
         names = [prefix + topics.DELIVERY_STATUS, prefix + topics.DEAD_EVENTS, *dead]
         consumer: Any = AIOKafkaConsumer(
-            *names, **client_options(settings), group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=50
+            *names,
+            **client_options(settings),
+            group_id=None,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=50,
         )
         await consumer.start()
         try:
@@ -182,7 +191,9 @@ class Demo:
         if self.quiet:
             return
         width = max(map(len, figures))
-        lines = "\n".join(f"  {name.replace('_', ' '):<{width}}  {value:>10,}" for name, value in figures.items())
+        lines = "\n".join(
+            f"  {name.replace('_', ' '):<{width}}  {value:>10,}" for name, value in figures.items()
+        )
         self.tell(f"\n{lines}\n\n  console  {url}\n")
 
     def _check(self, load: Workload, figures: dict[str, Any]) -> None:

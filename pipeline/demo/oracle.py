@@ -61,15 +61,21 @@ def problems(load: Workload, seen: Outcomes) -> list[str]:
         if state is None:
             found.append(f"{pair[0]} {pair[1]}: no outcome, expected {_names(expected.states)}")
         elif state not in expected.states:
-            found.append(f"{pair[0]} {pair[1]}: {state} ({seen.reasons[pair]}), expected {_names(expected.states)}")
+            found.append(
+                f"{pair[0]} {pair[1]}: {state} ({seen.reasons[pair]}), expected {_names(expected.states)}"
+            )
         elif expected.reason is not None and seen.reasons[pair] != expected.reason:
             found.append(f"{pair[0]} {pair[1]}: {seen.reasons[pair]}, expected {expected.reason}")
     found += [f"{n}: not failed" for n in load.failed if seen.whole.get(n) is not State.FAILED]
     found += [f"{n}: not ignored" for n in load.ignored if seen.whole.get(n) is not State.IGNORED]
     for notification, times in load.duplicates.items():
         if len(seen.duplicates.get(notification, ())) != times:
-            found.append(f"{notification}: {len(seen.duplicates.get(notification, ()))} duplicates, expected {times}")
-    found += [f"poison not dead-lettered: {value[:40]!r}" for value in load.poison if value not in seen.dead_events]
+            found.append(
+                f"{notification}: {len(seen.duplicates.get(notification, ()))} duplicates, expected {times}"
+            )
+    found += [
+        f"poison not dead-lettered: {value[:40]!r}" for value in load.poison if value not in seen.dead_events
+    ]
     found += [f"{pair[0]} {pair[1]}: nobody asked for it" for pair in seen.states if pair not in load.pairs]
     return found
 
@@ -78,7 +84,9 @@ def _names(states: frozenset[State]) -> str:
     return " or ".join(sorted(states))
 
 
-def figures(load: Workload, seen: Outcomes, effects: Mapping[tuple[str, str], int], events: int) -> dict[str, Any]:
+def figures(
+    load: Workload, seen: Outcomes, effects: Mapping[tuple[str, str], int], events: int
+) -> dict[str, Any]:
     """The demo's JSON (CONTRACT, section 1). `effects`: how often each pair took effect at a sink."""
     delivered = sum(seen.states.get(pair) in _TOOK_EFFECT for pair in load.pairs)
     twice = sum(count > 1 and pair not in seen.doubts for pair, count in effects.items())

@@ -111,9 +111,13 @@ class Shop:
     def _send(self, n: int, user: str, event_type: str, data: dict[str, object], lane: str = "") -> str:
         event_id = f"{self.run}-{n}"
         event = {
-            "specversion": "1.0", "id": event_id, "source": SOURCE, "type": event_type,
-            "datacontenttype": "application/json", "data": {"customer": {"id": user, "name": user.title()}, **data},
-        }  # fmt: skip
+            "specversion": "1.0",
+            "id": event_id,
+            "source": SOURCE,
+            "type": event_type,
+            "datacontenttype": "application/json",
+            "data": {"customer": {"id": user, "name": user.title()}, **data},
+        }
         self.load.events.append(Sent(user.encode(), orjson.dumps(event), lane))
         return event_id
 
@@ -145,10 +149,14 @@ class Shop:
             {"name": self.random.choice(_ITEMS), "quantity": self.random.randint(1, 4), "price": "19.00"}
             for _ in range(self.random.randint(1, 4))
         ]
-        return {"order": {"id": f"C-{n:06d}", "total": f"{19 * len(items)}.00", "currency": "EUR", "items": items}}
+        return {
+            "order": {"id": f"C-{n:06d}", "total": f"{19 * len(items)}.00", "currency": "EUR", "items": items}
+        }
 
     def _shipment(self, n: int, user: str) -> None:
-        data = self._an_order(n) | {"shipment": {"carrier": "Hermes", "tracking_url": f"https://track.example/{n}"}}
+        data = self._an_order(n) | {
+            "shipment": {"carrier": "Hermes", "tracking_url": f"https://track.example/{n}"}
+        }
         event = self._send(n, user, "shop.order.shipped", data)
         self._expect(event, "order-shipped", user, "shipping", (Channel.EMAIL, Channel.SMS, Channel.WEB))
 
@@ -189,14 +197,20 @@ class Shop:
 
     def _poison(self, n: int, user: str) -> None:
         value = self.random.choice(
-            (b"\xff\xfe not JSON %d", b'{"specversion": "1.0", "id": %d}', b'{"event_type": "x", "user_id": [%d]}',
-             b'{"specversion": "1.0", "id": "%d", "source": "s", "type": "\\ud800"}', b"[%d]")
-        ) % n  # fmt: skip
+            (
+                b"\xff\xfe not JSON %d",
+                b'{"specversion": "1.0", "id": %d}',
+                b'{"event_type": "x", "user_id": [%d]}',
+                b'{"specversion": "1.0", "id": "%d", "source": "s", "type": "\\ud800"}',
+                b"[%d]",
+            )
+        )
+        value %= (n,)
         self.load.events.append(Sent(user.encode(), value))
         self.load.poison.append(value)
 
     def _repeat(self) -> bool:
-        """Sends an earlier event once more, as it was; a capped user's would be a race for its day's last place."""
+        """Sends an earlier event once more, as it was; says whether it found one."""
         for _ in range(20):
             if not self.load.events:
                 return False

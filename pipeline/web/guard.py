@@ -120,7 +120,8 @@ class Guard:
 
     def _is_signed_in(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.sessions.is_token(token.strip()):
+        token = token.strip().encode("latin-1").decode("utf-8", "replace")
+        if scheme.lower() == "bearer" and self.sessions.is_token(token):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self.sessions.cookie)

@@ -1,1 +1,1 @@
-"""The long fault loops: workers are killed while events flow, and what came out is held against what had to."""
+"""The long fault loops: workers die while events flow; what came out is held against what had to."""

@@ -20,7 +20,7 @@ from pipeline.engine.failpoint import NAMES
 from pipeline.settings import load as load_settings
 from pipeline.topics import create
 from schemas.kinds import State
-from tests.faults.mutants import MUTANTS
+from tests.faults.mutants import MUTANTS, caught
 from tests.faults.verdict import Ledger, judge
 from tests.faults.world import Feed, Sink, Watcher, Worker
 
@@ -31,6 +31,7 @@ SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 6.0
 RECOVERIES = 5
 SESSION_SECONDS = 3.0
+MUTANT_KILLS, MUTANT_EVENTS = 8, 1_500
 
 
 class Loop:
@@ -43,9 +44,9 @@ class Loop:
         self.while_work_remained = 0
 
     def plan(self) -> list[str]:
-        """What to die of: each failpoint, five times in a row during a restore, the rest at random moments."""
+        """What to die of: each failpoint, five times in a row a restore, the rest at random moments."""
         if self.mutant:
-            points = MUTANTS[self.mutant][1]
+            points = list(MUTANTS[self.mutant].points)
             return [points[k % len(points)] for k in range(self.kills)]
         points = [name for name in NAMES if name != "recovery.batch"]
         found = [points[k % len(points)] for k in range(min(self.kills, len(points)))]
@@ -83,16 +84,24 @@ class Loop:
             await self._settle(watcher, webhooks, mails, work, flipping)
             await worker.stop()
             figures, wrong = judge(
-                work, watcher.seen, Ledger.read(webhooks.ledger, "webhook"), Ledger.read(mails.ledger, "email"), flipping
+                work,
+                watcher.seen,
+                Ledger.read(webhooks.ledger, "webhook"),
+                Ledger.read(mails.ledger, "email"),
+                flipping,
             )
             hit = set(worker.hits.read_text().split()) if worker.hits.exists() else set()
             return {
-                "kills": sum(self.died.values()), "kills_while_work_remained": self.while_work_remained,
-                "events": len(work.events), **figures, "failpoints_hit": len(hit & set(NAMES)), "failpoints": len(NAMES),
-            }, wrong  # fmt: skip
+                "kills": sum(self.died.values()),
+                "kills_while_work_remained": self.while_work_remained,
+                "events": len(work.events),
+                **figures,
+                "failpoints_hit": len(hit & set(NAMES)),
+                "failpoints": len(NAMES),
+            }, wrong
 
     async def _once(self, number: int, point: str, worker: Worker, feed: Feed, watcher: Watcher) -> None:
-        """One life: fed while it runs, dead at the failpoint or at a random moment, its disk lost now and then."""
+        """One life: fed while it runs, dead at the failpoint or at some moment; now and then the disk is lost."""
         if point == "recovery.batch" or number % 5 == 4:
             worker.lose_disk()
         nth = self.random.randrange(1, 4 if "commit" in point or "recovery" in point else 12)
@@ -112,7 +121,9 @@ class Loop:
         await feed.flip()
         _tell(f"kill {number + 1}/{self.kills} {point}: {feed.sent} events sent, {_settled(watcher)} settled")
 
-    async def _settle(self, watcher: Watcher, webhooks: Sink, mails: Sink, work: Any, flipping: list[str]) -> None:
+    async def _settle(
+        self, watcher: Watcher, webhooks: Sink, mails: Sink, work: Any, flipping: list[str]
+    ) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             await asyncio.sleep(0.5)
@@ -138,7 +149,7 @@ def _settings(bootstrap: str, directory: Path, webhook_port: int, smtp_port: int
         "log_level": "warning",
         "kafka": {
             "bootstrap_servers": bootstrap, "session_timeout": SESSION_SECONDS,
-            "partitions": {role: 4 for role in ("core", "status", "email", "sms", "web", "webhook", "push", "chat")},
+            "partitions": dict.fromkeys(("core", "status", "email", "sms", "web", "webhook", "push", "chat"), 4),
         },
         "web": {"port": 0},
         "channels": {
@@ -183,17 +194,19 @@ def main(kills: int, seed: int, events: int, mutants: bool, only: str | None, as
         found, wrong = asyncio.run(_one(seed, kills, events))
         figures |= found
     chosen = [only] if only else list(MUTANTS) if mutants else []
-    caught = 0
+    named = 0
     for name in chosen:
-        _tell(f"mutant {name}")
-        _, of_mutant = asyncio.run(_one(seed, 8, 1_500, name))
-        caught += bool(of_mutant)
-        _tell(f"mutant {name}: {'caught: ' + of_mutant[0] if of_mutant else 'NOT CAUGHT'}")
-    figures |= {"mutants": len(chosen), "mutants_caught": caught}
+        found, of_mutant = asyncio.run(_one(seed, MUTANT_KILLS, MUTANT_EVENTS, name))
+        line = caught(name, of_mutant)
+        named += line is not None
+        _tell(f"mutant {name}: {'caught: ' + line if line else 'NOT CAUGHT ' + repr(of_mutant[:3])}")
+    figures |= {"mutants": len(chosen), "mutants_caught": named}
     for line in wrong[:20]:
         _tell(f"WRONG {line}")
-    click.echo(orjson.dumps(figures).decode() if as_json else "\n".join(f"{k:<28} {v}" for k, v in figures.items()))
-    sys.exit(bool(wrong) or caught < len(chosen))
+    click.echo(
+        orjson.dumps(figures).decode() if as_json else "\n".join(f"{k:<28} {v}" for k, v in figures.items())
+    )
+    sys.exit(bool(wrong) or named < len(chosen))
 
 
 if __name__ == "__main__":

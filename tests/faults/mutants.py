@@ -1,64 +1,41 @@
 """Broken versions of the engine and the stages: the oracle must catch each, or it proves nothing."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from faust.types import TP
 
 from agents import plan as plan_stage
 from pipeline.delivery import Delivery
+from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.task import Task
-from pipeline.engine.unit import Unit
 from tables import claims
-
-
-def _decided(order: str) -> Any:
-    """A unit whose steps come in another order."""
-
-    async def unit(self: Task, queue: Any, records: list[Any]) -> None:
-        tp, last = queue.tp, records[-1].offset
-        self.own()
-        failpoint("unit.before_decide")
-        progress = self.progress[tp.topic]
-        found = Unit(
-            tp.topic, tp.partition, records, self.db, self.app.topic_partitions,
-            number=progress.number + 1, mark=progress.mark, generation=self.generation,
-        )  # fmt: skip
-        await self.consumer.decide(found)
-        failpoint("unit.after_decide")
-        end = None
-        wrote = bool(found.writes)
-        if order == "ack_first":
-            self.consumer.done[tp] = last + 1
-            await self.consumer.force_commit()
-        if order == "outputs_first":
-            await self.deliver(found.outbox.take())
-            failpoint("unit.after_outputs")
-        if wrote:
-            found.writes.update(progress.rows(last))
-            end = await self.log(found.writes)
-        if order == "ack_first" and end is not None:
-            self.apply(found.writes, end)
-            progress.finished(last, wrote=wrote)
-        failpoint("unit.after_changelog")
-        await self.deliver(found.outbox.take())
-        failpoint("unit.after_outputs")
-        if order != "ack_first":
-            if end is not None:
-                self.apply(found.writes, end)
-            progress.finished(last, wrote=wrote)
-        failpoint("unit.after_store")
-        self.consumer.done[tp] = last + 1
-
-    return unit
 
 
 def ack_before_outputs() -> None:
     """Offsets are committed before the outputs are out."""
-    Task.unit = _decided("ack_first")  # type: ignore[method-assign]
+    whole = Task.unit
+
+    async def unit(self: Task, queue: Any, records: list[Any]) -> None:
+        self.consumer.done[queue.tp] = records[-1].offset + 1
+        await self.consumer.force_commit()
+        await whole(self, queue, records)
+
+    Task.unit = unit  # type: ignore[method-assign]
 
 
 def outputs_before_changelog() -> None:
     """What was decided goes out before it is remembered."""
-    Task.unit = _decided("outputs_first")  # type: ignore[method-assign]
+    decide = UnitConsumer.decide
+
+    async def decide_and_deliver(self: UnitConsumer, unit: Any) -> float:
+        spent: float = await decide(self, unit)
+        await self.tasks[TP(unit.topic, unit.partition).partition].deliver(unit.outbox.take())
+        failpoint("unit.after_outputs")
+        return spent
+
+    UnitConsumer.decide = decide_and_deliver  # type: ignore[method-assign]
 
 
 def claim_without_origin() -> None:
@@ -82,10 +59,28 @@ def fresh_key_a_retry() -> None:
     Delivery.call = call  # type: ignore[method-assign]
 
 
-#: each mutant, and the failpoints that should bring it down
+class Mutant(NamedTuple):
+    """A mutant, the failpoints that bring it down, and the words by which the oracle must name its fault."""
+
+    break_it: Callable[[], None]
+    points: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
 MUTANTS = {
-    "ack_before_outputs": (ack_before_outputs, ("unit.after_changelog",)),
-    "outputs_before_changelog": (outputs_before_changelog, ("unit.after_outputs",)),
-    "claim_without_origin": (claim_without_origin, ("unit.after_changelog",)),
-    "fresh_key_a_retry": (fresh_key_a_retry, ("effects.after_call", "effects.after_results")),
+    "ack_before_outputs": Mutant(
+        ack_before_outputs, ("unit.after_decide", "unit.after_changelog"), ("no outcome",)
+    ),
+    "outputs_before_changelog": Mutant(
+        outputs_before_changelog, ("unit.after_outputs",), ("told two outcomes", "byte forms")
+    ),
+    "claim_without_origin": Mutant(claim_without_origin, ("unit.after_changelog",), ("no outcome",)),
+    "fresh_key_a_retry": Mutant(
+        fresh_key_a_retry, ("effects.after_call", "effects.after_results"), ("effects at the keyed sink",)
+    ),
 }
+
+
+def caught(mutant: str, wrong: list[str]) -> str | None:
+    """The line by which the oracle names the mutant's own fault, or None."""
+    return next((line for line in wrong if any(fault in line for fault in MUTANTS[mutant].faults)), None)

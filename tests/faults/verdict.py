@@ -72,7 +72,7 @@ class Ledger:
 def judge(
     load: Workload, seen: Evidence, webhooks: Ledger, mails: Ledger, undecided: Iterable[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """The figures and everything that is wrong. Pairs of `undecided` users may be told or not, but one of both."""
+    """The figures and everything that is wrong. `undecided` users may be told or not, but only one of both."""
     free = set(undecided)
     strict = Workload(
         pairs={pair: e for pair, e in load.pairs.items() if pair not in _of(load, free)},
@@ -103,7 +103,9 @@ def judge(
             if pair[1] == channel and state is State.SENT and not ledger.effects[pair]:
                 wrong.append(f"{pair}: said to be sent, but no effect")
     unexplained = [
-        (pair, at) for pair, at in seen.unknowns if not any(0 <= kill - _ms(at) <= CUT_OFF_WINDOW_MS for kill in seen.kills)
+        (pair, at)
+        for pair, at in seen.unknowns
+        if not any(0 <= kill - _ms(at) <= CUT_OFF_WINDOW_MS for kill in seen.kills)
     ]
     wrong += [f"{pair}: doubt of {at} without a kill" for pair, at in unexplained]
     return {
@@ -126,9 +128,14 @@ def _of(load: Workload, free: set[str]) -> set[Pair]:
 
 def _without(seen: Outcomes, pairs: set[Pair]) -> Outcomes:
     return Outcomes(
-        states={p: s for p, s in seen.states.items() if p not in pairs}, attempts=seen.attempts, reasons=seen.reasons,
-        whole=seen.whole, duplicates=seen.duplicates, dead_events=seen.dead_events, dead_messages=seen.dead_messages,
-    )  # fmt: skip
+        states={p: s for p, s in seen.states.items() if p not in pairs},
+        attempts=seen.attempts,
+        reasons=seen.reasons,
+        whole=seen.whole,
+        duplicates=seen.duplicates,
+        dead_events=seen.dead_events,
+        dead_messages=seen.dead_messages,
+    )
 
 
 def _ms(at: str) -> int:

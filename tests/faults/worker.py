@@ -7,5 +7,5 @@ from pipeline.cli import main
 from tests.faults.mutants import MUTANTS
 
 if mutant := os.environ.get("FAULTS_MUTANT"):
-    MUTANTS[mutant][0]()
+    MUTANTS[mutant].break_it()
 main(["run", "--config", sys.argv[1]])

@@ -58,7 +58,12 @@ class Worker:
 
     async def start(self, failpoint: str = "", mutant: str = "") -> None:
         """Starts it; it may die at once."""
-        env = dict(os.environ, CARILLON_FAILPOINT=failpoint, CARILLON_FAILPOINT_LOG=str(self.hits), FAULTS_MUTANT=mutant)
+        env = dict(
+            os.environ,
+            CARILLON_FAILPOINT=failpoint,
+            CARILLON_FAILPOINT_LOG=str(self.hits),
+            FAULTS_MUTANT=mutant,
+        )
         if not failpoint:
             del env["CARILLON_FAILPOINT"]
         with self.log.open("ab") as log:
@@ -130,7 +135,7 @@ class Feed:
     async def flip(self) -> None:
         """Changes what the flipping users want."""
         rows = {
-            user: orjson.dumps({"user_id": user, "channels": {"email": self.random.random() < 0.5, "web": self.random.random() < 0.5}})
+            user: orjson.dumps({"user_id": user, "channels": {name: self.random.random() < 0.5 for name in ("email", "web")}})
             for user in self.flipping
         }  # fmt: skip
         await self._all(topics.PREFERENCES, rows)

@@ -1,4 +1,4 @@
-"""The whole way on a real Kafka: sample events in, every predicted outcome out, nothing lost to a few kills."""
+"""The whole way on a real Kafka: sample events in, every predicted outcome out, kills or no kills."""
 
 import asyncio
 from pathlib import Path

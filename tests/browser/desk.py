@@ -1,0 +1,137 @@
+"""A desk over dicts: statuses are folded into it as the status role does, and the pages read it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from pipeline.metrics import Metrics
+from pipeline.web import server
+from pipeline.web.views import Held, RowsDesk
+from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
+from schemas.kinds import Channel, State
+from schemas.message import ChannelContent, Contents
+from schemas.notification import EventRef
+from schemas.status import Status, Verdict, rfc3339
+from tables import history
+
+TOKEN = "correct horse battery"
+PARTITIONS = 4
+SOURCE = "https://shop.example"
+NOON = 1_790_000_000_000
+"""Broker time in ms."""
+
+XSS = (
+    "<script>document.title='pwned'</script>",
+    "\"><img src=x onerror=\"document.title='pwned'\">",
+    "' autofocus onfocus='document.title=`pwned`",
+    "javascript:document.title='pwned'",
+    "</title></textarea></style><svg/onload=document.title='pwned'>",
+    "{{ 7*7 }}{% raw %}${7*7}",
+    "<iframe srcdoc='<script>parent.document.title=\"pwned\"</script>'>",
+    "a/../b?c=d&e#f%2e%2e;\N{RIGHT-TO-LEFT OVERRIDE}\N{SNOWMAN}",
+)
+"""What somebody may call themselves who wishes us ill. None may run, or be anything but text."""
+
+
+class DictRows:
+    """Rows in a dict."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.rows.pop(key, None)
+
+    def scan(self, prefix: bytes, *, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        found = sorted(key for key in self.rows if key.startswith(prefix) and (after is None or key > after))
+        return ((key, self.rows[key]) for key in found)
+
+
+@dataclass
+class Office:
+    """A desk, what it stands on, and the application over it."""
+
+    outbox_file: Path | None = None
+    hosts: tuple[str, ...] = ()
+    secure: bool = False
+    now: float = NOON / 1000
+    clocks_stand: bool = True
+    of: int = PARTITIONS
+    rows: dict[int, DictRows] = field(default_factory=lambda: {n: DictRows() for n in range(PARTITIONS)})
+    ready: dict[str, bool] = field(default_factory=lambda: {"core": True, "email": True, "status": True})
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.desk = RowsDesk(lambda: Held(dict(self.rows), self.of), self.outbox_file, clock=self.clock)
+        self.app: FastAPI = server.create(
+            self.desk, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready, metrics=self.metrics,
+            hosts=self.hosts, secure=self.secure, clock=self.clock,
+        )  # fmt: skip
+
+    def clock(self) -> float:
+        return self.now
+
+    def tell(
+        self,
+        state: State,
+        *,
+        user: str = "ada",
+        event: str = "order-1",
+        source: str = SOURCE,
+        kind: str = "order.placed",
+        channel: Channel | None = Channel.EMAIL,
+        address: str = "ada@example.com",
+        at: int = NOON,
+        took: int = 40,
+        why: tuple[Verdict, ...] | None = None,
+        **more: Any,
+    ) -> str:
+        """Folds one status in; returns the notification's id."""
+        found = notification_id(user, source, event, "orders")
+        target = {"target": masked(address), "target_id": target_id(address)} if channel else {}
+        status = Status(
+            notification_id=found, user_id=user, channel=channel, state=state, at=rfc3339(at + took), event_at=at,
+            event=EventRef(source=source, id=event, type=kind), workflow="orders", category="transactional",
+            priority="normal", why=why, **target, **more,
+        )  # fmt: skip
+        history.tell(self._of(found), status, at + took)
+        return found
+
+    def write(self, notification: str, user: str, **channels: ChannelContent) -> None:
+        """Keeps rendered content."""
+        by_channel = {Channel(name): content for name, content in channels.items()}
+        contents = Contents(notification_id=notification, user_id=user, channels=by_channel)
+        history.keep_contents(self._of(notification), contents)
+
+    def lose(self, notification: str) -> None:
+        """Another process holds the partition of this notification from now on."""
+        del self.rows[partition_of(hash_in(notification), PARTITIONS)]
+
+    def _of(self, notification: str) -> DictRows:
+        return self.rows[partition_of(hash_in(notification), PARTITIONS)]
+
+
+def fill(office: Office, events: int = 300) -> None:
+    """Several channels, hundreds of notifications, every group of states."""
+    steps = [*[State.DELIVERED] * 12, *[State.SENT] * 6, State.FAILED, State.UNKNOWN, State.SUPPRESSED]
+    now = int(office.now * 1000)
+    for n in range(events):
+        user, at = f"customer-{n % 40:04d}", now - (n * 11_000) % 3_500_000 - 1_000
+        for m, channel in enumerate(list(Channel)[: 1 + n % 6]):
+            told: dict[str, Any] = {"user": user, "event": f"order-{n}", "channel": channel, "at": at,
+                                    "address": f"{user}@example.com"}  # fmt: skip
+            state = steps[(n * 7 + m * 3) % len(steps)]
+            if state is State.SUPPRESSED:
+                office.tell(state, **told, reason="channel_opted_out")
+                continue
+            office.tell(State.QUEUED, **told, took=5)
+            office.tell(state, **told, took=12 + (n * 37) % 240, attempt=1, provider="main")

@@ -1,0 +1,327 @@
+"""The command line: what there is, and how each command ends where something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from agents import topics
+from pipeline import __version__
+from pipeline.cli import main
+from pipeline.settings import ENV_PREFIX
+from schemas.kinds import Channel
+from tests.meta import pages
+
+SECRET = "hush-4711"
+NOBODY = "127.0.0.1:1"
+"""No broker answers there."""
+CARRIED = [
+    topics.EVENTS, topics.NOTIFICATIONS, topics.DELIVERY_STATUS, topics.CONTENTS, topics.USERS,
+    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, *topics.MESSAGES.values(),
+]  # fmt: skip
+
+
+def commands(
+    group: click.Command = main, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command by its words, groups included."""
+    yield above, group
+    if isinstance(group, click.Group):
+        for name, command in group.commands.items():
+            yield from commands(command, (*above, name))
+
+
+COMMANDS = dict(commands())
+LEAVES = [words for words, command in COMMANDS.items() if not isinstance(command, click.Group)]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty working directory and no variables of ours."""
+    for variable in list(os.environ):
+        if variable.upper().startswith(ENV_PREFIX) or variable == "KAFKA_BOOTSTRAP_SERVERS":
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str) -> Result:
+    """Runs a command in this process."""
+    return CliRunner().invoke(main, words, prog_name="carillon")
+
+
+def run_apart(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command in a process of its own, as people do."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def spelt(words: tuple[str, ...]) -> str:
+    return " ".join(words) or "carillon"
+
+
+# -- what there is
+
+
+def test_there_is_what_works_and_nothing_else() -> None:
+    assert {spelt(words) for words in LEAVES} == {
+        "broker start", "broker stop", "config show", "demo", "run", "send", "topics",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=spelt)
+def test_every_command_answers_help(words: tuple[str, ...]) -> None:
+    result = run(*words, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: {' '.join(('carillon', *words))} ")
+    assert COMMANDS[words].help
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=spelt)
+def test_every_option_of_a_command_is_in_its_help(words: tuple[str, ...]) -> None:
+    told = run(*words, "--help").stdout
+    for parameter in COMMANDS[words].params:
+        assert isinstance(parameter, click.Argument) or parameter.opts[0] in told
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout.strip() == f"carillon, version {__version__}"
+
+
+# -- wrong use
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nothing",),
+        ("config", "nothing"),
+        ("send",),
+        ("send", "one", "two"),
+        ("demo", "--events", "some"),
+        ("demo", "--events", "1"),
+        ("broker", "start", "--brokers", "2"),
+        ("run", "core"),
+        *((*words, "--no-such-option") for words in COMMANDS),
+    ],
+    ids=spelt,
+)
+def test_wrong_use_ends_with_2_and_says_how_to_use_it(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "Usage: carillon" in result.stderr
+    assert "Error: " in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("config",), ("broker",)], ids=spelt)
+def test_a_group_alone_shows_its_commands_and_ends_with_2(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+# -- what fails
+
+
+CONFIGURED = [words for words in LEAVES if any(p.name == "config" for p in COMMANDS[words].params)]
+
+
+def arguments(words: tuple[str, ...]) -> tuple[str, ...]:
+    """A command with what it must be given."""
+    return (*words, "-") if words == ("send",) else words
+
+
+def failed(result: Result, *names: str) -> None:
+    """Asserts that a command ended with 1 and one line that names these."""
+    assert result.exit_code == 1, result.output
+    assert not result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("carillon: ")
+    for name in names:
+        assert name in line
+
+
+@pytest.mark.parametrize("words", CONFIGURED, ids=spelt)
+def test_a_missing_file_of_settings_is_named(words: tuple[str, ...]) -> None:
+    failed(run(*arguments(words), "--config", "none.toml"), "none.toml: no such file")
+
+
+@pytest.mark.parametrize("words", CONFIGURED, ids=spelt)
+def test_a_bad_setting_is_named(words: tuple[str, ...]) -> None:
+    Path("carillon.toml").write_text("[kafka]\nbootstrap_server = 'x'\n")
+    failed(run(*arguments(words)), "kafka.bootstrap_server: no such setting", "kafka.bootstrap_servers?")
+
+
+@pytest.mark.parametrize("words", CONFIGURED, ids=spelt)
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    monkeypatch.setenv("CARILLON_WEB__PROT", "1")
+    failed(run(*arguments(words)), "CARILLON_WEB__PROT: no such setting", "CARILLON_WEB__PORT?")
+
+
+def test_a_missing_file_of_events_is_named() -> None:
+    failed(run("send", "none.jsonl"), "none.jsonl: No such file or directory")
+
+
+def test_a_directory_is_no_file_of_events(tmp_path: Path) -> None:
+    failed(run("send", str(tmp_path)), f"{tmp_path}: Is a directory")
+
+
+@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+def test_a_missing_broker_is_told_with_the_way_to_one(words: tuple[str, ...]) -> None:
+    failed(
+        run(*arguments(words)), "kafka.bootstrap_servers", "KAFKA_BOOTSTRAP_SERVERS", "carillon broker start"
+    )
+
+
+@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+def test_a_broker_that_is_away_is_told_in_one_line(words: tuple[str, ...]) -> None:
+    done = run_apart(*arguments(words), KAFKA_BOOTSTRAP_SERVERS=NOBODY)
+    assert done.returncode == 1
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("carillon: kafka.bootstrap_servers: no broker answers")
+
+
+def test_a_role_that_cannot_begin_ends_its_log_with_the_reason() -> None:
+    done = run_apart("run", "--role", "core", KAFKA_BOOTSTRAP_SERVERS=NOBODY, CARILLON_STATE_DIR="state")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("carillon: kafka.bootstrap_servers: no broker answers")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_role_is_told_with_those_that_there_are() -> None:
+    done = run_apart("run", "--role", "core,emial", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("carillon: --role emial: no such role; there are core, email, ")
+
+
+def test_a_state_directory_that_cannot_be_is_named() -> None:
+    Path("file").write_text("")
+    done = run_apart("run", "--role", "core", KAFKA_BOOTSTRAP_SERVERS=NOBODY, CARILLON_STATE_DIR="file/state")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "carillon: file/state: Not a directory"
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (("config", "show", "--config", "none.toml"), {}),
+        (("config", "show"), {"CARILLON_KAFKA": "words"}),
+        (("config", "show"), {"CARILLON_KAFKA__PARTITIONS": "words"}),
+        (("config", "show"), {"CARILLON_CHANNELS__EMAIL__ORDER": "nobody"}),
+        (("topics", "--config", "."), {}),
+    ],
+)
+def test_no_failure_shows_a_traceback(words: tuple[str, ...], environment: dict[str, str]) -> None:
+    done = run_apart(*words, **environment)
+    assert done.returncode == 1
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("carillon: ")
+
+
+# -- carillon topics --schemas
+
+
+def schemas() -> dict[str, Any]:
+    """What `carillon topics --schemas` prints."""
+    result = run("topics", "--schemas")
+    assert result.exit_code == 0
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("topic", CARRIED)
+def test_the_schema_of_every_topic_that_carries_our_values_is_printed(topic: str) -> None:
+    found = schemas()
+    assert found["channels"][topic]["address"] == topic
+    assert found["components"]["schemas"][topic]
+
+
+def test_every_channel_has_the_schema_of_its_messages() -> None:
+    assert {topics.MESSAGES[channel] for channel in Channel} <= schemas()["channels"].keys()
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every $ref below a value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "$ref":
+                yield inner
+            else:
+                yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_every_reference_among_the_schemas_leads_somewhere() -> None:
+    whole = schemas()
+    found = set(references(whole))
+    assert found
+    for reference in found:
+        at: Any = whole
+        root, *path = reference.split("/")
+        assert root == "#"
+        for name in path:
+            at = at[name]
+        assert isinstance(at, dict)
+
+
+# -- carillon config show
+
+
+def shown(*words: str) -> dict[str, Any]:
+    """What `carillon config show` prints."""
+    result = run("config", "show", *words)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_file: bool) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    monkeypatch.setenv("CARILLON_CHANNELS__EMAIL__PROVIDERS__MAIN__KIND", "smtp")
+    secrets = [setting.variable for setting in pages.settings() if setting.is_secret]
+    assert len(secrets) >= 4
+    for variable in secrets:
+        variable = variable.replace("<CHANNEL>", "EMAIL").replace("<NAME>", "MAIN")
+        name, value = (f"{variable}_FILE", str(tmp_path / "secret")) if from_file else (variable, SECRET)
+        monkeypatch.setenv(name, value)
+    found = shown()
+    assert SECRET not in json.dumps(found)
+    assert json.dumps(found, ensure_ascii=False).count('"••••"') == len(secrets)
+
+
+def test_a_secret_that_is_not_set_is_not_shown_as_set() -> None:
+    found = shown()
+    assert found["operator_token"] is None
+    assert found["kafka"]["sasl_password"] == ""
+
+
+def test_settings_are_shown_as_they_are_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("carillon.toml").write_text("[kafka]\ntopic_prefix = 'file.'\n[web]\nport = 1\n")
+    monkeypatch.setenv("CARILLON_WEB__PORT", "2")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "somewhere:9092")
+    found = shown()
+    assert found["kafka"]["topic_prefix"] == "file."
+    assert found["web"]["port"] == 2
+    assert found["kafka"]["bootstrap_servers"] == "somewhere:9092"
+
+
+def test_what_is_shown_bears_the_names_that_the_file_takes() -> None:
+    text = json.dumps(shown()["channels"])
+    assert '"from"' in text
+    assert '"sender"' not in text
