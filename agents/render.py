@@ -160,18 +160,17 @@ def _compile(environment: _Words, source: str) -> Render:
 
 def _bounded(pieces: Iterator[str]) -> str:
     """Joins what a template yields, and stops where it is too much."""
-    found: list[str] = []
-    size = 0
+    found, count = "", 0
     while some := list(islice(pieces, PIECES)):
-        found.append("".join(some))
-        size += len(found[-1])
-        if size > MAX_OUTPUT:
+        found += "".join(some)
+        count += 1
+        if len(found) > MAX_OUTPUT:
             raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
-        if len(found) * PIECES > MAX_PIECES:
-            raise TemplateBroken(f"more than {MAX_PIECES} pieces")
         if len(some) < PIECES:
             break
-    return found[0] if len(found) == 1 else "".join(found)
+        if count * PIECES >= MAX_PIECES:
+            raise TemplateBroken(f"more than {MAX_PIECES} pieces")
+    return found
 
 
 class Contexts:

@@ -48,7 +48,7 @@ def people(events: int) -> Iterator[tuple[str, bytes, bytes]]:
     for name in map(user, range(users(events))):
         told = {"user_id": name, "email": EMAIL, "phone": "+15550100"}
         yield topics.USERS, name.encode(), dumps(told)
-        wanted = {"user_id": name, "channels": dict.fromkeys(CHANNELS, True), "frequency_limit": 50}
+        wanted = {"user_id": name, "channels": dict.fromkeys(map(str, CHANNELS), True), "frequency_limit": 50}
         yield topics.PREFERENCES, name.encode(), dumps(wanted)
 
 

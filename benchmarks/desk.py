@@ -42,17 +42,12 @@ class Desk:
     def __init__(self, bootstrap_servers: str, partitions: int) -> None:
         self.bootstrap_servers, self.partitions = bootstrap_servers, partitions
         self._admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-        self._producer: Any = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=bootstrap_servers, acks="all", max_batch_size=1_000_000, max_request_size=20_000_000
-        )
 
     async def __aenter__(self) -> "Desk":
         await self._admin.start()
-        await self._producer.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
         await self._admin.close()
 
     async def create(self, names: Iterable[str], changelogs: Iterable[str] = ()) -> None:
@@ -69,21 +64,16 @@ class Desk:
 
     async def fill(self, records: Iterable[tuple[str, bytes, bytes]]) -> None:
         """Puts (topic, key, value) on topics, each key where Kafka's default partitioner puts it."""
-        outbox: Any = None
-        added = 0
-        for topic, key, value in records:
-            outbox = outbox or Outbox(_All(self.partitions))
-            outbox.add(topic, key, value)
-            added += 1
-            if added % FILL_RECORDS == 0:
-                await self._flush(outbox)
-        if outbox is not None:
-            await self._flush(outbox)
-
-    async def _flush(self, outbox: Outbox) -> None:
-        batches = outbox.take()
-        while batches:
-            batches = await send(self._producer, batches)
+        outbox = Outbox(_All(self.partitions))
+        producer: Any = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self.bootstrap_servers, acks="all", max_batch_size=1_000_000, max_request_size=20_000_000
+        )
+        async with producer:
+            for number, (topic, key, value) in enumerate(records, 1):
+                outbox.add(topic, key, value)
+                if number % FILL_RECORDS == 0:
+                    await _flush(producer, outbox)
+            await _flush(producer, outbox)
 
     async def read(self, topic: str) -> AsyncIterator[tuple[bytes, bytes]]:
         """Keys and values of all that a topic holds now."""
@@ -115,6 +105,12 @@ class Desk:
         """How many records of a topic the group has committed."""
         offsets = await self._admin.list_consumer_group_offsets(group)
         return sum(meta.offset for part, meta in offsets.items() if part.topic == topic and meta.offset > 0)
+
+
+async def _flush(producer: Any, outbox: Outbox) -> None:
+    batches = outbox.take()
+    while batches:
+        batches = await send(producer, batches)
 
 
 class _All(dict[str, int]):

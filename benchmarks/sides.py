@@ -89,7 +89,7 @@ class Side(ABC):
             finally:
                 process.kill()
                 process.wait()
-            lines = out.decode().strip().splitlines()
+            lines = [line for line in out.decode().splitlines() if line.startswith("{")]
             if process.returncode != 0 or not lines:
                 log.seek(0)
                 said = log.read().decode("utf-8", "replace")[-3000:]

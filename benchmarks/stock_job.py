@@ -42,25 +42,27 @@ def decide(
 
 async def main() -> None:
     """Measures one run, with the settings of the sketch."""
-    told, watch, finished = order(), Stopwatch(), asyncio.Event()
+    told, watch = order(), Stopwatch()
+    finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     app = faust.App(
         told.group, broker=f"kafka://{told.bootstrap_servers}", store="rocksdb://", topic_partitions=told.partitions,
         topic_replication_factor=1, datadir=told.state_dir, web_enabled=False, broker_session_timeout=6,
         broker_rebalance_timeout=6, stream_wait_empty=False, topic_disable_leader=True, producer_linger=0.005,
         producer_max_batch_size=262144,
     )  # fmt: skip
-    raw = {"key_serializer": "raw", "value_serializer": "raw"}
+    raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
     source = app.topic(told.source, **raw)
     outputs = {channel: app.topic(name, **raw) for channel, name in told.outputs.items()}
 
     def table(name: str) -> Any:
-        schema = faust.Schema(key_type=bytes, value_type=bytes, **raw)
-        return app.Table(name, schema=schema, partitions=told.partitions, options={"driver": "rocksdict"})
+        return app.Table(
+            name, key_type=bytes, value_type=bytes, schema=faust.Schema(key_type=bytes, value_type=bytes, **raw),
+            partitions=told.partitions, options={"driver": "rocksdict"},
+        )  # fmt: skip
 
     seen, preferences, sent_today = table("seen"), table("preferences"), table("sent-today")
     today = b"%d" % (time.time() // 86400)
 
-    @app.agent(source)  # type: ignore[untyped-decorator]
     async def plan(stream: Any) -> None:
         done = 0
         async for event in stream.events():
@@ -69,11 +71,19 @@ async def main() -> None:
                 await outputs[channel].send(key=key, value=value)
             done += 1
             if done == told.events:
-                finished.set()
+                finished.set_result(None)
+
+    @app.agent(source)  # type: ignore[untyped-decorator]
+    async def agent(stream: Any) -> None:
+        try:
+            await plan(stream)
+        except Exception as error:  # Faust would start the agent again, for ever
+            finished.set_exception(error)
+            raise
 
     await app.start()
     async with asyncio.timeout(LONGEST_SECONDS):
-        await finished.wait()
+        await finished
         await app.producer.flush()
         await app.consumer.commit()
     watch.stop()

@@ -58,7 +58,7 @@ class Metrics:
         self.unit_seconds = seconds(
             "unit_seconds", "Time of deciding a unit, without its waits.", _UNIT_SECONDS, "role", "topic"
         )
-        self.commits = counter("commits", "Commits of offsets.", "role")
+        self.commits = counter("commits", "Commits that moved offsets.", "role")
         self.committed = counter("committed_partitions", "Partitions whose offset a commit moved.", "role")
         self.abandonments = counter(
             "abandonments",

@@ -189,7 +189,9 @@ class Shop:
 
     def _broken(self, n: int, user: str) -> None:
         event = self._send(n, user, "shop.order.confirmed", {"order": {}})
-        self.load.failed.add(notification_id(user, SOURCE, event, "order-confirmed"))
+        notification = notification_id(user, SOURCE, event, "order-confirmed")
+        self.load.of_user.setdefault(user, []).append(notification)
+        self.load.failed.add(notification)
 
     def _unwanted(self, n: int, user: str) -> None:
         event = self._send(n, user, "shop.cart.viewed", {"cart": n})

@@ -146,7 +146,9 @@ def router(desk: Desk, readiness: Callable[[], Mapping[str, bool]]) -> APIRouter
     """The routes."""
     routes = APIRouter(prefix="/api/v1", responses=_ANSWERS)
 
-    @routes.get("/notifications/{notification_id}", responses={404: _problem("There is no such notification")})
+    @routes.get(
+        "/notifications/{notification_id}", responses={404: _problem("There is no such notification")}
+    )
     async def notification(notification_id: str) -> Notification:
         """State, timeline and why of one notification."""
         found = _found(desk, notification_id, "notification_id")
@@ -160,7 +162,9 @@ def router(desk: Desk, readiness: Callable[[], Mapping[str, bool]]) -> APIRouter
         source: Annotated[str | None, Query(min_length=1)] = None,
         event_id: Annotated[str | None, Query(min_length=1)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
-        cursor: Annotated[str | None, Query(description="with user_id: `next_cursor` of the page before")] = None,
+        cursor: Annotated[
+            str | None, Query(description="with user_id: `next_cursor` of the page before")
+        ] = None,
     ) -> Notifications:
         """A user's notifications, or what came of an event."""
         if (user_id is None) == (source is None and event_id is None):
@@ -201,5 +205,3 @@ def _found(desk: Desk, notification: str, field: str) -> History | None:
         raise Wrong(422, "not a notification id", field) from None
     except NotHeld as error:
         raise Wrong(503, str(error)) from None
-
-

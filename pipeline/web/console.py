@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 MOST_SHOWN = 1_000
 PAGE = 50
 MOST_SPLITS = 8
+_FRAME_BEGINS = '<!doctype html><html tabindex="0">'
+"""Lets the keyboard scroll what follows; an <html> of its own adds its attributes to this one."""
 _OURS = re.compile(r"/console(?:[/?][^\\\x00-\x1f]*)?")
 
 
@@ -44,12 +46,15 @@ class Pages:
         """A page by the name of its template."""
         return HTMLResponse(self._environment.get_template(f"{name}.html").render(**fields), status)
 
-    def away(self, request: Request, *, wrong: bool = False) -> HTMLResponse:
-        """The page for those who are not signed in."""
+    def away(self, request: Request) -> HTMLResponse:
+        """The page for those who are not signed in; it leads on to where they wanted to go."""
+        with_token = "token" in request.query_params
         to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        asked_with_token = "token" in request.query_params
-        to = "/console" if asked_with_token or not _OURS.fullmatch(to) else to
-        return self.page("sign-in", 401, to=to, wrong=wrong or asked_with_token)
+        return self.door("/console" if with_token else to, wrong=with_token)
+
+    def door(self, to: str, *, wrong: bool, status: int = 401) -> HTMLResponse:
+        """The page to sign in on."""
+        return self.page("sign-in", status, to=to if _OURS.fullmatch(to) else "/console", wrong=wrong)
 
     def missing(self, title: str, says: str, status: int = 404) -> HTMLResponse:
         """A page that says why there is nothing to show."""
@@ -161,12 +166,15 @@ def router(
         try:
             found = desk.notification(notification_id)
         except ValueError:
-            return pages.missing("Not a notification id", f"“{notification_id}” is none: they are UUIDs of version 8.")
+            return pages.missing(
+                "Not a notification id", f"“{notification_id}” is none: they are UUIDs of version 8."
+            )
         except NotHeld as error:
             return not_held(notification_id, error)
         if found is None:
             return pages.missing(
-                "No such notification", f"Nothing was ever told of {notification_id}, or it was longer ago than history is kept."
+                "No such notification",
+                f"Nothing was ever told of {notification_id}, or it was longer ago than history is kept.",
             )
         return pages.page("notification", told=shown.notification(found), steps=shown.steps(found))
 
@@ -212,23 +220,25 @@ def router(
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         to = form.get("to", ["/console"])[0]
         if not sessions.is_token(form.get("token", [""])[0].strip()):
-            return pages.away(request, wrong=True)
+            return pages.door(to, wrong=True)
         return sessions.begin(quote(to, safe="/?=&%+#:") if _OURS.fullmatch(to) else "/console")
 
     @routes.get("/sign-in")
-    async def sign_in_page(request: Request) -> Response:
-        return pages.page("sign-in", 200, to="/console", wrong=False)
+    async def sign_in_page() -> Response:
+        return pages.door("/console", wrong=False, status=200)
 
     @routes.post("/sign-out")
     async def sign_out() -> Response:
         return sessions.end(SIGN_IN)
 
     def not_held(what: str, error: NotHeld) -> Response:
-        return pages.page("missing", 503, title="Held by another process", says=f"{what}: {error}. Ask the one that does.")
+        return pages.page(
+            "missing", 503, title="Held by another process", says=f"{what}: {error}. Ask the one that does."
+        )
 
     def frame(html: str | None) -> Response:
         return HTMLResponse(
-            html or "", 200 if html else 404,
+            _FRAME_BEGINS + html if html else "", 200 if html else 404,
             headers={"content-security-policy": FRAME_POLICY, "x-frame-options": "SAMEORIGIN"},
         )  # fmt: skip
 

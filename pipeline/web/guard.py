@@ -84,7 +84,7 @@ class Guard:
             await send(message)
 
         try:
-            await (self._stop(scope) or self._bounded)(scope, receive, with_headers)
+            await (self._stop(scope) or self.app)(scope, receive, with_headers)
         except Exception:
             log.exception("%s failed", scope.get("route") or "a page")
             if not begun:
@@ -99,9 +99,6 @@ class Guard:
             return PlainTextResponse("This host is not served here. See web.public_url.\n", 421)
         if len(scope["query_string"]) + len(path) > URL_BYTES:
             return PlainTextResponse("The address is too long.\n", 414)
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > BODY_BYTES:
-            return PlainTextResponse("The request is too large.\n", 413)
         if scope["method"] not in ("GET", "HEAD") and _from_elsewhere(headers):
             return PlainTextResponse("A page of another site sent this.\n", 403)
         if path in PUBLIC or path.startswith(STATIC):
@@ -128,20 +125,6 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and self.sessions.is_open(cookie.value)
-
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands on no more of a body than may come, whatever its length was said to be."""
-        seen = 0
-
-        async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > BODY_BYTES:
-                return {"type": "http.disconnect"}
-            return message
-
-        await self.app(scope, bounded, send)
 
 
 def _host(header: str) -> str:

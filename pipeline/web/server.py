@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
 from pipeline.web import api, console, problem
-from pipeline.web.guard import Guard
+from pipeline.web.guard import BODY_BYTES, Guard
 from pipeline.web.problem import Wrong
 from pipeline.web.session import Sessions
 from pipeline.web.views import Desk
@@ -46,7 +46,7 @@ def create(
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
     reach it over https.
     """
-    app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     pages, sessions = console.Pages(version), Sessions(token, clock, secure=secure)
 
     def refuse(request: Request) -> Response:
@@ -58,7 +58,9 @@ def create(
     app.include_router(api.router(desk, readiness))
     app.include_router(console.router(desk, pages, sessions, readiness))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
-    metrics.watch(readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows))
+    metrics.watch(
+        readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)
+    )
     _add_health(app, readiness, metrics)
     _add_errors(app, pages)
     return app

@@ -43,7 +43,9 @@ class Sessions:
     def is_open(self, given: str) -> bool:
         """Whether it is a session of ours that has not expired."""
         expires, _, signature = given.partition(".")
-        if not hmac.compare_digest(signature.encode("utf-8", "surrogateescape"), self._signature(expires).encode()):
+        if not hmac.compare_digest(
+            signature.encode("utf-8", "surrogateescape"), self._signature(expires).encode()
+        ):
             return False
         return int(expires) > self._clock()
 

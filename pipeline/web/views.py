@@ -120,7 +120,11 @@ class RowsDesk:
     """A Desk over whatever rows `held` says are there."""
 
     def __init__(
-        self, held: Callable[[], Held], outbox_file: Path | None = None, *, clock: Callable[[], float] = time.time
+        self,
+        held: Callable[[], Held],
+        outbox_file: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._held, self._outbox, self._clock = held, outbox_file, clock
         self._figures: Figures | None = None
@@ -136,7 +140,9 @@ class RowsDesk:
             raise NotHeld("the status role does not run in this process")
         partition = partition_of(hashed, of)
         if partition not in rows:
-            raise NotHeld(f"partition {partition} of status is not held by this process (it holds {len(rows)} of {of})")
+            raise NotHeld(
+                f"partition {partition} of status is not held by this process (it holds {len(rows)} of {of})"
+            )
         return rows[partition]
 
     def notification(self, notification: str) -> History | None:

@@ -25,7 +25,7 @@ NOON = 1_790_000_000_000
 
 XSS = (
     "<script>document.title='pwned'</script>",
-    "\"><img src=x onerror=\"document.title='pwned'\">",
+    '"><img src=x onerror="document.title=\'pwned\'">',
     "' autofocus onfocus='document.title=`pwned`",
     "javascript:document.title='pwned'",
     "</title></textarea></style><svg/onload=document.title='pwned'>",

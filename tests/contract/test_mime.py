@@ -69,6 +69,15 @@ def test_a_subject_is_what_was_written(subject: str) -> None:
     assert len(found.keys()) == 7
 
 
+@pytest.mark.parametrize(
+    "subject", ["=?utf-8?b?SGk=?=", "50 % off =?", "a" * 998, "wide  spaces  " * 20, "🎉" * 300]
+)
+def test_a_subject_of_any_shape_is_shown_as_written(subject: str) -> None:
+    data = mime.compose(message(subject=subject), KEY, SENDER).data
+    check_form(data)
+    assert str(parsed(data)["Subject"]).strip() == subject.strip()
+
+
 @given(st.text(max_size=200).map(lambda s: s.encode("utf-8", "replace").decode()))
 def test_no_subject_makes_a_header(tail: str) -> None:
     data = mime.compose(message(subject=f"Hi\r\nBcc: spy@example.com\r\n\r\n{tail}"), KEY, SENDER).data

@@ -1,6 +1,7 @@
 """SMTP: never in plaintext over a network, over few connections, and surely not sent until the dot."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ async def test_what_arrives_is_what_was_composed() -> None:
     assert outcomes[0].provider_message_id == "sink1"
     # it honours no keys: two requests, two effects, and the same bytes
     assert (sink.requests, sink.effects) == ({KEY: 2}, {KEY: 2})
-    assert len(sink.body_hashes[KEY]) == 1
+    letter = mime.compose(message(text=text, html=f"<p>{text}"), KEY, SENDER)
+    assert b"\r\n.dot" in letter.data
+    assert sink.body_hashes[KEY] == {hashlib.sha256(letter.data).hexdigest()}
 
 
 async def test_the_bytes_are_those_of_the_letter(make: MAKE) -> None:
@@ -230,6 +233,24 @@ async def test_a_server_that_forgets_to_reset_gets_a_fresh_connection(make: MAKE
         provider = make(peer.port)
         assert [(await provider.send(message(), KEY)).kind for _ in range(2)] == ["refused", "sent"]
     assert peer.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "replies"),
+    [
+        ("DATA", ["250 Ok", "354 go"]),
+        ("RCPT", ["354 go", "250 Ok"]),
+        ("RCPT", ["503 5.5.1 bad sequence", "250 Ok"]),
+        ("BODY", ["354 more", "250 Ok"]),
+    ],
+)
+async def test_a_connection_out_of_step_is_not_used_again(step: str, replies: list[str], make: MAKE) -> None:
+    async with listening(smtp_script({step: replies})) as peer:
+        provider = make(peer.port)
+        first, second = [(await provider.send(message(), KEY)).kind for _ in range(2)]
+    assert (first, second) == ("doubtful" if step == "BODY" else "deferred", "sent")
+    assert peer.connections == 2
+    assert "RSET" not in words(peer)
 
 
 async def test_a_connection_that_idled_is_not_trusted(make: MAKE) -> None:

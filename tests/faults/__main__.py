@@ -125,6 +125,7 @@ class Loop:
         self, watcher: Watcher, webhooks: Sink, mails: Sink, work: Any, flipping: list[str]
     ) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
+        watcher.last_news = time.monotonic()
         while time.monotonic() < deadline:
             await asyncio.sleep(0.5)
             watcher.check()
@@ -172,7 +173,7 @@ async def _one(seed: int, kills: int, events: int, mutant: str = "") -> tuple[di
         EmbeddedKafka(config={"group.min.session.timeout.ms": "1000"}) as kafka,
     ):
         found = await Loop(seed, kills, events, mutant).run(kafka.bootstrap_servers, Path(directory))
-        if found[1] and not mutant:
+        if found[1] and (not mutant or caught(mutant, found[1]) is None):
             _tell("--- the worker's log, its end ---")
             _tell((Path(directory) / "worker.log").read_text(errors="replace")[-4_000:])
         return found

@@ -32,7 +32,8 @@ def outputs_before_changelog() -> None:
     async def decide_and_deliver(self: UnitConsumer, unit: Any) -> float:
         spent: float = await decide(self, unit)
         await self.tasks[TP(unit.topic, unit.partition).partition].deliver(unit.outbox.take())
-        failpoint("unit.after_outputs")
+        if unit.topic.startswith("notifications"):  # intake remembers nothing, so there it does no harm
+            failpoint("effects.before_attempts")
         return spent
 
     UnitConsumer.decide = decide_and_deliver  # type: ignore[method-assign]
@@ -72,7 +73,7 @@ MUTANTS = {
         ack_before_outputs, ("unit.after_decide", "unit.after_changelog"), ("no outcome",)
     ),
     "outputs_before_changelog": Mutant(
-        outputs_before_changelog, ("unit.after_outputs",), ("told two outcomes", "byte forms")
+        outputs_before_changelog, ("effects.before_attempts",), ("told two outcomes", "byte forms")
     ),
     "claim_without_origin": Mutant(claim_without_origin, ("unit.after_changelog",), ("no outcome",)),
     "fresh_key_a_retry": Mutant(

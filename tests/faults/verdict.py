@@ -1,10 +1,10 @@
 """The oracle of the fault loops: sets and ledgers, nothing that the workers say of themselves alone."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -72,14 +72,18 @@ class Ledger:
 def judge(
     load: Workload, seen: Evidence, webhooks: Ledger, mails: Ledger, undecided: Iterable[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """The figures and everything that is wrong. `undecided` users may be told or not, but only one of both."""
-    free = set(undecided)
+    """The figures and everything that is wrong. `undecided` users may be told or not, but one of both."""
+    free = {n for user in undecided for n in load.of_user.get(user, ())}
+    free_pairs = {pair for pair in load.pairs if pair[0] in free}
     strict = Workload(
-        pairs={pair: e for pair, e in load.pairs.items() if pair not in _of(load, free)},
-        failed=load.failed, ignored=load.ignored, duplicates=load.duplicates, poison=load.poison,
-    )  # fmt: skip
+        pairs={pair: expected for pair, expected in load.pairs.items() if pair not in free_pairs},
+        failed=load.failed - free,
+        ignored=load.ignored,
+        duplicates=load.duplicates,
+        poison=load.poison,
+    )
     wrong = []
-    for line in problems(strict, _without(seen.outcomes, _of(load, free))):
+    for line in problems(strict, _without(seen.outcomes, free)):
         # a blind provider under at_most_once may end in doubt: that is counted apart
         if ": unknown (" not in line:
             wrong.append(line)
@@ -121,14 +125,9 @@ def judge(
     }, wrong
 
 
-def _of(load: Workload, free: set[str]) -> set[Pair]:
-    ids = {n for user in free for n in load.of_user.get(user, ())}
-    return {pair for pair in load.pairs if pair[0] in ids}
-
-
-def _without(seen: Outcomes, pairs: set[Pair]) -> Outcomes:
+def _without(seen: Outcomes, free: set[str]) -> Outcomes:
     return Outcomes(
-        states={p: s for p, s in seen.states.items() if p not in pairs},
+        states={p: s for p, s in seen.states.items() if p[0] not in free},
         attempts=seen.attempts,
         reasons=seen.reasons,
         whole=seen.whole,
@@ -139,9 +138,4 @@ def _without(seen: Outcomes, pairs: set[Pair]) -> Outcomes:
 
 
 def _ms(at: str) -> int:
-    from datetime import datetime
-
     return int(datetime.fromisoformat(at).timestamp() * 1000)
-
-
-Figures = Mapping[str, Any]

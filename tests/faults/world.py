@@ -134,10 +134,10 @@ class Feed:
 
     async def flip(self) -> None:
         """Changes what the flipping users want."""
-        rows = {
-            user: orjson.dumps({"user_id": user, "channels": {name: self.random.random() < 0.5 for name in ("email", "web")}})
-            for user in self.flipping
-        }  # fmt: skip
+        rows = {}
+        for user in self.flipping:
+            channels = {name: self.random.random() < 0.5 for name in ("email", "web")}
+            rows[user] = orjson.dumps({"user_id": user, "channels": channels})
         await self._all(topics.PREFERENCES, rows)
 
     @property

@@ -465,7 +465,7 @@ class Notes(Observer):
 
 def new_app(ground: Ground, state_dir: Path, notes: Observer | None = None, **settings: Any) -> UnitApp:
     settings = {"session_timeout": SESSION_SECONDS, **settings}
-    return UnitApp(
+    app = UnitApp(
         ground.group,
         bootstrap_servers=ground.servers,
         partitions=ground.partitions,
@@ -474,6 +474,8 @@ def new_app(ground: Ground, state_dir: Path, notes: Observer | None = None, **se
         observer=notes,
         **settings,
     )
+    app.conf.broker_commit_interval = 0.1
+    return app
 
 
 def claiming_app(
@@ -534,6 +536,7 @@ class Worker:
 
     async def start(self) -> "Worker":
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        self._ready.unlink(missing_ok=True)
         environment = {**os.environ, "CARILLON_FAILPOINT": self.failpoint}
         environment["CARILLON_FAILPOINT_LOG"] = str(self.state_dir / "failpoints")
         fields = ("reads", "outputs", "gates", "calls", "hold", "unit_seconds", "session_timeout")
@@ -564,7 +567,16 @@ class Worker:
         self._started.kill()
         await self._started.wait()
 
+    @property
+    def _ready(self) -> Path:
+        return self.state_dir / "ready"
+
+    async def is_ready(self) -> None:
+        await eventually(self._ready.exists, "a worker that is ready")
+
     async def stop(self) -> None:
+        """Stops the process as an operator does, once it is ready."""
+        await self.is_ready()
         self._started.terminate()
         assert await asyncio.wait_for(self._started.wait(), 30) == 0, (self.state_dir / "log").read_text()[
             -2000:
@@ -598,6 +610,8 @@ async def work(told: dict[str, Any]) -> int:
     told_to_stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_stop.set)
     await app.start()
+    await eventually(lambda: app.ready, "ready")
+    (state_dir / "ready").touch()
     ends = [asyncio.create_task(end) for end in (told_to_stop.wait(), app.wait_until_stopped())]
     _, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for end in pending:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from pipeline.settings import given
+from pipeline.topics import ROLES, all_topics
+from schemas.kinds import Channel, State
 from tests.meta import pages
 from tests.meta.promtool import promtool
 
@@ -24,6 +27,14 @@ SAMPLES = {sample: one for one in MEASURES for sample in one.samples}
 FOREIGN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"}
 #: what Prometheus adds to every sample, and a histogram to its buckets
 EVERYWHERE = {"job", "instance", "le"}
+#: what the labels of our metrics may hold
+VALUES = {
+    "role": set(ROLES),
+    "channel": {str(channel) for channel in Channel},
+    "topic": {topic.name for topic in all_topics(given())},
+    "kind": {"sent", "delivered", "refused", "deferred", "doubtful"},
+    "state": {str(state) for state in State},
+}
 FUNCTIONS = {
     "rate", "increase", "sum", "min", "max", "count", "avg", "histogram_quantile", "label_replace", "vector",
 }  # fmt: skip
@@ -133,6 +144,21 @@ def test_every_expression_is_valid_promql(tmp_path: Path) -> None:
     ]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     run("check", "rules", str(tmp_path / "rules.yml"))
+
+
+@pytest.mark.parametrize("label", VALUES)
+def test_a_value_that_is_asked_for_or_tried_exists(label: str) -> None:
+    written = "".join(file.read_text(encoding="utf-8") for file in (*DASHBOARDS, *PROMETHEUS.glob("*.yml")))
+    found = set(re.findall(rf'\b{label}=\\?"([^"\\$]+)\\?"', written))
+    assert found <= VALUES[label]
+
+
+def test_values_that_are_asked_for_are_found() -> None:
+    text = (PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8") + DASHBOARDS[0].read_text(
+        encoding="utf-8"
+    )
+    assert 'topic="dlq-events"' in text
+    assert 'role=\\"core\\"' in text
 
 
 # -- Prometheus

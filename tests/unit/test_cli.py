@@ -294,10 +294,10 @@ def shown(*words: str) -> dict[str, Any]:
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_file: bool) -> None:
     (tmp_path / "secret").write_text(SECRET)
     monkeypatch.setenv("CARILLON_CHANNELS__EMAIL__PROVIDERS__MAIN__KIND", "smtp")
-    secrets = [setting.variable for setting in pages.settings() if setting.is_secret]
+    variables = [setting.variable for setting in pages.settings() if setting.is_secret]
+    secrets = [name.replace("<CHANNEL>", "EMAIL").replace("<NAME>", "MAIN") for name in variables]
     assert len(secrets) >= 4
     for variable in secrets:
-        variable = variable.replace("<CHANNEL>", "EMAIL").replace("<NAME>", "MAIN")
         name, value = (f"{variable}_FILE", str(tmp_path / "secret")) if from_file else (variable, SECRET)
         monkeypatch.setenv(name, value)
     found = shown()

@@ -19,7 +19,9 @@ def office() -> Office:
 
 async def ask(office: Office, path: str, **params: Any) -> httpx.Response:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1", headers={"authorization": f"Bearer {TOKEN}"}
+        transport=httpx.ASGITransport(office.app),
+        base_url="http://127.0.0.1",
+        headers={"authorization": f"Bearer {TOKEN}"},
     ) as client:
         return await client.get(f"/api/v1/{path}", params=params)
 
@@ -33,7 +35,10 @@ def is_problem(found: httpx.Response, status: int, *fields: str) -> None:
 
 
 async def test_a_notification_tells_state_timeline_and_why(office: Office) -> None:
-    why = (Verdict(rule="workflow", saw="order.placed", verdict="orders"), Verdict(rule="email", verdict="queued"))
+    why = (
+        Verdict(rule="workflow", saw="order.placed", verdict="orders"),
+        Verdict(rule="email", verdict="queued"),
+    )
     found = office.tell(State.QUEUED, took=5, why=why)
     office.tell(State.SENT, took=45, attempt=1, provider="main", provider_message_id="m-1")
     office.tell(State.SUPPRESSED, channel=Channel.SMS, address="+15550000001", reason="channel_opted_out")
@@ -119,7 +124,9 @@ async def test_the_overview_sums_what_the_partitions_hold(office: Office) -> Non
         ({"user_id": "ada", "cursor": "0f3a9c21-7d10-8c44-9a1b-5e0c77d1f2a3"}, ["cursor"]),
     ],
 )
-async def test_what_cannot_be_asked_names_the_field(office: Office, params: dict[str, Any], fields: list[str]) -> None:
+async def test_what_cannot_be_asked_names_the_field(
+    office: Office, params: dict[str, Any], fields: list[str]
+) -> None:
     is_problem(await ask(office, "notifications", **params), 422, *fields)
 
 
@@ -157,14 +164,18 @@ async def test_where_status_does_not_run_that_is_said() -> None:
 
 
 async def test_without_sign_in_there_is_a_problem_too(office: Office) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1"
+    ) as client:
         found = await client.get("/api/v1/overview")
     is_problem(found, 401)
     assert found.headers["www-authenticate"] == "Bearer"
 
 
 async def test_the_interface_describes_itself(office: Office) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1"
+    ) as client:
         told = (await client.get("/openapi.json")).json()
     assert set(told["paths"]) == {
         "/api/v1/notifications/{notification_id}", "/api/v1/notifications", "/api/v1/overview",

@@ -11,7 +11,9 @@ from tests.browser.desk import Office
 
 
 async def get(office: Office, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(office.app), base_url="http://localhost") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(office.app), base_url="http://localhost"
+    ) as client:
         return await client.get(path)
 
 

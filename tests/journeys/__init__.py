@@ -1,0 +1,1 @@
+"""Whole ways of notifications, in memory."""

@@ -1,0 +1,114 @@
+"""The pipeline in memory: rows in a dict, topics as lists, a provider that notes what it is given."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from agents import deliver, intake, know, plan, remember, topics
+from agents.catalogue import Catalogue
+from agents.sending import Send
+from schemas import outcome
+from schemas.event import Unreadable
+from schemas.message import Message
+from schemas.outcome import Outcome
+from tables.claims import Origin
+
+NOON = 1_790_000_000_000
+"""The broker's time in milliseconds: some day in 2026."""
+
+
+class MemoryRows(dict[bytes, bytes]):
+    """Rows in a dict."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.pop(key, None)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted((key, value) for key, value in self.items() if key.startswith(prefix))
+
+
+class NotingProvider:
+    """Answers every call with `answer`, and keeps what it was asked to send."""
+
+    name = kind = "noting"
+
+    def __init__(self, answer: Outcome | None = None, *, honours_keys: bool = False) -> None:
+        self.answer, self.honours_keys = answer or outcome.sent("p-1"), honours_keys
+        self.calls: list[tuple[str, Message]] = []
+
+    def send(self, message: Message, key: str) -> Outcome:
+        self.calls.append((key, message))
+        return self.answer
+
+
+class Pipeline:
+    """Core, delivery and status over one partition each; every record is a unit of its own."""
+
+    def __init__(self, catalogue: Catalogue, provider: NotingProvider | None = None) -> None:
+        self.catalogue, self.provider = catalogue, provider or NotingProvider()
+        self.core, self.delivery, self.status = MemoryRows(), MemoryRows(), MemoryRows()
+        self.topics: defaultdict[str, list[Send]] = defaultdict(list)
+        self.unit, self.now = 0, NOON
+
+    def user(self, user_id: str, **fields: Any) -> None:
+        value = orjson.dumps({"user_id": user_id, **fields})
+        know.know(topics.USERS, user_id.encode(), value, self.now, self.core)
+
+    def preferences(self, user_id: str, **fields: Any) -> None:
+        value = orjson.dumps({"user_id": user_id, **fields})
+        know.know(topics.PREFERENCES, user_id.encode(), value, self.now, self.core)
+
+    def event(self, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> list[Send]:
+        """Takes an event in, follows it to its end, and returns everything that was sent on the way."""
+        origin = self._place(topics.EVENTS)
+        self.topics[topics.EVENTS].append(Send(topics.EVENTS, b"", value))
+        try:
+            first = intake.take_in(value, headers, origin, self.catalogue)
+        except Unreadable as error:
+            first = [intake.dead(value, b"", error, origin, topics.DEAD_EVENTS)]
+        return list(self._follow(first))
+
+    def _follow(self, sends: Iterable[Send]) -> Iterator[Send]:
+        for send in sends:
+            origin = self._place(send.topic)
+            self.topics[send.topic].append(send)
+            yield send
+            if send.topic.startswith(topics.NOTIFICATIONS):
+                yield from self._follow(self._plan(send, origin))
+            elif send.topic == topics.CONTENTS:
+                remember.remember_contents(send.value, self.status)
+            elif send.topic == topics.DELIVERY_STATUS:
+                remember.remember_status(send.value, self.now, self.status)
+            elif "-notifications" in send.topic:
+                yield from self._follow(self._deliver(send, origin))
+
+    def _plan(self, send: Send, origin: Origin) -> Sequence[Send]:
+        self.unit += 1
+        notification = plan.read(send.value)
+        return plan.plan(notification, origin, self.core, self.unit, self.unit - 1, self.catalogue)
+
+    def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
+        parcel, provider = deliver.read(send.value, origin), self.provider
+        wait: float | None = 0.0
+        while wait is not None:
+            admitted = deliver.admit(
+                parcel, self.delivery, self.now, provider.name, honours_keys=provider.honours_keys
+            )
+            yield from admitted.sends
+            if admitted.attempt is None:
+                return
+            answer = provider.send(parcel.message, parcel.key)
+            sends, wait = deliver.settle(
+                parcel, admitted.attempt, answer, self.delivery, self.now,
+                honours_keys=provider.honours_keys, jitter=0.5,
+            )  # fmt: skip
+            yield from sends
+
+    def _place(self, topic: str) -> Origin:
+        self.now += 1
+        return Origin(topic, 0, len(self.topics[topic]), self.now)

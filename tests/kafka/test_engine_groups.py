@@ -1,0 +1,264 @@
+"""What the engine promises of groups: partitions change hands without loss, and each has a single writer."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.broker import BrokerUnavailable, EmbeddedKafka
+from pipeline.engine import Unit, UnitApp
+from pipeline.engine import consumer as engine_consumer
+from pipeline.engine.store import EPOCH_HEADER, OWN
+from tests.kafka.engine_app import (
+    POISON,
+    Claims,
+    Ground,
+    Notes,
+    Sink,
+    Worker,
+    becomes,
+    calling_app,
+    claiming_app,
+    claims_of,
+    eventually,
+    fold,
+    new_app,
+    outputs_by_id,
+    rows_of,
+    running,
+)
+
+pytestmark = pytest.mark.kafka
+
+
+def messages(begin: int, end: int) -> list[tuple[bytes, bytes]]:
+    return [(b"u%d" % (n % 37), b"m%d" % n) for n in range(begin, end)]
+
+
+def owned(*apps: UnitApp) -> list[list[int]]:
+    return [sorted(app.store.opened()) for app in apps]
+
+
+async def test_partitions_change_hands_without_a_loss_or_a_repetition(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka, partitions=4)
+    await ground.create("in", "out")
+    notes = Notes()
+    first, second = (
+        claiming_app(
+            ground,
+            tmp_path / name,
+            Claims(ground.topic("out"), slow=0.0002),
+            "in",
+            notes=notes,
+            unit_seconds=0.005,
+        )
+        for name in ("first", "second")
+    )
+    await ground.send("in", messages(0, 2_000))
+    async with running(first):
+        await eventually(lambda: sum(records for _, records in notes.units) > 200, "work under way")
+        async with running(second):
+            await eventually(lambda: all(owned(first, second)), "both own partitions")
+            mine, theirs = owned(first, second)
+            assert sorted(mine + theirs) == [0, 1, 2, 3], "what was given up is closed"
+            await ground.send("in", messages(2_000, 4_000))
+            await first.stop()
+            assert owned(first) == [[]]
+            await ground.send("in", messages(4_000, 5_000))
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+            assert owned(second) == [[0, 1, 2, 3]]
+    sent = outputs_by_id(await ground.read("out"))
+    assert set(sent) == {id_ for _, id_ in messages(0, 5_000)}
+    assert {len(outputs) for outputs in sent.values()} == {1}, "a clean hand-over leaves nothing in doubt"
+    assert notes.drains
+    assert max(notes.drains) < 1.0
+    assert not notes.abandonments
+
+
+async def test_calls_in_flight_are_settled_before_their_partition_is_given_up(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in", "status")
+    held = [b"m%d" % n for n in range(20)]
+    sink = Sink(tmp_path / "calls", ground.topic("status"), hold=held)
+    await ground.send("in", messages(0, 20))
+    first, second = (calling_app(ground, tmp_path / name, sink, "in") for name in ("first", "second"))
+    async with running(first):
+        await eventually(lambda: len(sink.running) == 20, "all called")
+        async with running(second, ready=False):
+            await eventually(lambda: first.consumer.draining, "a drain that waits")
+            for event in sink.held.values():
+                event.set()
+            await eventually(lambda: first.ready and second.ready, "both at work")
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert sink.calls() == dict.fromkeys(held, 1)
+
+
+async def test_a_worker_frozen_past_its_session_loses_and_spoils_nothing(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in", "out")
+    frozen = Worker(ground, tmp_path / "frozen", ("in",), unit_seconds=0.002, session_timeout=1.0)
+    async with frozen:
+        await ground.send("in", messages(0, 3_000))
+        await becomes(lambda: ground.committed("in"), "work under way")
+        assert frozen.process is not None
+        frozen.process.send_signal(signal.SIGSTOP)
+        other = claiming_app(ground, tmp_path / "other", Claims(ground.topic("out")), "in")
+        async with running(other):
+            await ground.send("in", messages(3_000, 4_000))
+            await becomes(lambda: ground.caught_up("in"), "the other took over")
+            frozen.process.send_signal(signal.SIGCONT)
+            await ground.send("in", messages(4_000, 5_000))
+            await eventually(lambda: len(other.store.opened()) == 1, "the thawed one is back")
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+        await frozen.stop()
+    sent = outputs_by_id(await ground.read("out"))
+    assert set(sent) == {id_ for _, id_ in messages(0, 5_000)}
+    assert {len(set(outputs)) for outputs in sent.values()} == {1}
+
+
+async def test_rows_of_a_zombie_are_found_out_left_out_and_written_over(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    await ground.send("in", [(b"u", b"m1"), (b"u", b"m2")])
+    for name in ("first", "second"):  # the second start has a higher epoch than the zombie
+        notes = Notes()
+        app = claiming_app(ground, tmp_path / name, Claims(ground.topic("out")), "in", notes=notes)
+        async with running(app):
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+            if name == "first":
+                old = app.consumer.tasks[0].epoch
+                continue
+            truth = rows_of(app.store.db(0))
+            unit = next(
+                r.key for r in await ground.read(ground.changelog) if r.key.startswith(OWN + b"unit|")
+            )
+            await ground.send(
+                ground.changelog,
+                [(b"c|m1", b"zombie"), (b"n|u", None), (b"x|new", b"zombie"), (unit, b"99 99")],
+                headers=[(EPOCH_HEADER, b"%d" % old)],
+            )
+            assert app.consumer.tasks[0].epoch > old
+            opened = app.consumer.opened
+            await ground.send("in", [(b"u", b"m3")])
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+            assert app.consumer.opened > opened
+            assert notes.abandonments == ["another owner wrote to the changelog"]
+            assert notes.zombies == 4
+            rows = rows_of(app.store.db(0))
+            assert rows.pop(b"c|m3")
+            assert rows == truth | {b"n|u": b"3"}
+    # Whoever reads the changelog without looking at epochs now finds the truth as well.
+    assert fold(await ground.read(ground.changelog)).items() >= rows.items()
+    assert b"x|new" not in fold(await ground.read(ground.changelog))
+    assert outputs_by_id(await ground.read("out")) == {b"m%d" % n: [b"m%d %d" % (n, n)] for n in (1, 2, 3)}
+    fresh = claiming_app(ground, tmp_path / "third", Claims(), "in")
+    async with running(fresh):
+        assert rows_of(fresh.store.db(0)) == fold(await ground.read(ground.changelog))
+
+
+async def test_an_epoch_is_never_taken_twice_although_a_zombie_wrote_its_own(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in")
+    epochs = []
+    for number in range(4):
+        app = claiming_app(ground, tmp_path, Claims(), "in")
+        async with running(app):
+            epochs.append(app.consumer.tasks[0].epoch)
+        if number == 1:
+            zombie = [(OWN + b"epoch", b"1")]
+            await ground.send(ground.changelog, zombie, headers=[(EPOCH_HEADER, b"1")])
+    assert epochs == sorted(set(epochs))
+
+
+async def test_a_role_whose_reject_fails_stops_commits_nothing_more_and_starts_again(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    await ground.send("in", [(b"u", b"m1")])
+    fatal = claiming_app(ground, tmp_path, Claims(ground.topic("out")), "in")
+    async with running(fatal):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+        await ground.send("in", [(b"u", POISON), (b"u", b"m2")])  # there is no topic for dead letters
+        await eventually(lambda: fatal.crashed, "a crash")
+        assert not fatal.ready
+        started = time.monotonic()
+        await fatal.stop()
+        assert time.monotonic() - started < 5.0
+        assert not fatal.store.opened()
+    assert await ground.committed("in") == {("in", 0): 1}
+    left = [task for task in asyncio.all_tasks() if task.get_name().startswith(ground.group)]
+    assert left == []
+    mended = new_app(ground, tmp_path)
+    claims = Claims(ground.topic("out"))
+    mended.stage("claims", ground.topic("in"), decide=claims.decide, reject=lambda *_: None)
+    async with running(mended):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert set(outputs_by_id(await ground.read("out"))) == {b"m1", b"m2"}
+
+
+async def test_a_unit_that_does_not_get_on_makes_its_worker_unready(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_consumer, "SLACK_SECONDS", 0.3)
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    app = claiming_app(ground, tmp_path, Claims(ground.topic("out")), "in")
+    go_on = asyncio.Event()
+    async with running(app):
+
+        async def decide_late(unit: Unit) -> Any:
+            await go_on.wait()
+            return await engine_consumer.UnitConsumer.decide(app.consumer, unit)
+
+        app.consumer.decide = decide_late
+        await ground.send("in", [(b"u", b"m1")])
+        await eventually(lambda: not app.ready, "not ready")
+        go_on.set()
+        await eventually(lambda: app.ready, "ready again")
+
+
+async def test_a_broker_that_is_away_costs_time_alone_and_a_stop_does_not_wait_for_it(tmp_path: Path) -> None:
+    try:
+        broker = EmbeddedKafka()
+        broker.start()
+    except BrokerUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        ground = Ground(broker.bootstrap_servers, partitions=2)
+        await ground.create("in", "out")
+        notes = Notes()
+        claims = Claims(ground.topic("out"), slow=0.0005)
+        app = claiming_app(ground, tmp_path / "first", claims, "in", notes=notes, unit_seconds=0.005)
+        await ground.send("in", messages(0, 3_000))
+        async with running(app):
+            await eventually(lambda: notes.commits > 1, "work under way")
+            broker.kill(1)
+            await eventually(lambda: not app.ready, "not ready", seconds=30)
+            await asyncio.to_thread(broker.restart, 1)
+            await becomes(lambda: ground.caught_up("in"), "all committed", seconds=40)
+            await eventually(lambda: app.ready, "ready again")
+            sent = outputs_by_id(await ground.read("out"))
+            assert (
+                set(sent)
+                == {id_ for _, id_ in messages(0, 3_000)}
+                == set(claims_of(await ground.read(ground.changelog)))
+            )
+            assert {len(set(outputs)) for outputs in sent.values()} == {1}
+            await ground.send("in", messages(3_000, 6_000))
+            await eventually(lambda: sum(records for _, records in notes.units) > 3_100, "work under way")
+            broker.kill(1)
+            await eventually(lambda: any(not task.idle.is_set() for task in app.consumer.tasks.values()))
+            started = time.monotonic()
+            await app.stop()
+            assert time.monotonic() - started < 20.0
+            assert not app.store.opened()
+    finally:
+        broker.stop()
