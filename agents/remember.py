@@ -9,13 +9,16 @@ from tables import history
 from tables.rows import Rows
 
 
-def remember_status(value: bytes | None, at: int, rows: Rows) -> bool:
-    """Folds a status of the broker's time `at` in ms; says whether anything changed. Raises Unreadable."""
+def remember_status(value: bytes | None, at: int, rows: Rows) -> Status | None:
+    """Folds a status, of the broker's time `at` in ms; returns it where it changed anything.
+
+    Raises Unreadable.
+    """
     try:
         status = Status.model_validate_json(value or b"")
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
-    return history.tell(rows, status, at)
+    return status if history.tell(rows, status, at) else None
 
 
 def remember_contents(value: bytes | None, rows: Rows) -> None:

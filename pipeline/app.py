@@ -146,8 +146,9 @@ class Roles:
         remember.remember_contents(record.value, unit)
 
     def _tell(self, record: Record, unit: Unit) -> None:
-        if remember.remember_status(record.value, record.timestamp, unit):
-            self.metrics.told()
+        status = remember.remember_status(record.value, record.timestamp, unit)
+        if status is not None:
+            self.metrics.told(status.channel, status.state)
 
 
 def __getattr__(name: str) -> Any:

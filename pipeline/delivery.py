@@ -39,7 +39,7 @@ class Delivery:
         deadline: float,
     ) -> None:
         self.channel, self.provider, self.wiring, self.metrics = channel, provider, wiring, metrics
-        self.window, self.deadline = window, deadline
+        self.window, self.deadline, self.parallel = window, deadline, provider.parallel
 
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
@@ -58,8 +58,9 @@ class Delivery:
 
     async def call(self, call: Call[Errand]) -> Outcome:
         """Calls the provider; an outcome, always."""
-        started = time.perf_counter()
-        outcome = await self.provider.send(call.message.parcel.message, call.message.parcel.key)
+        started, parcel = time.perf_counter(), call.message.parcel
+        with self.metrics.calling(self.provider.name, self.channel):
+            outcome = await self.provider.send(parcel.message, parcel.key)
         self.metrics.called(self.provider.name, self.channel, outcome.kind, time.perf_counter() - started)
         return outcome
 
@@ -72,6 +73,8 @@ class Delivery:
             honours_keys=self.provider.honours_keys, jitter=random.random(),
         )  # fmt: skip
         self.wiring.send(unit, sends)
+        if any(send.topic == topics.DEAD_MESSAGES[self.channel] for send in sends):
+            self.metrics.dead_lettered(topics.DEAD_MESSAGES[self.channel])
         return wait
 
     def reject(self, record: Record, error: Exception, unit: Unit) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from agents.catalogue import Catalogue
 from pipeline import __version__, topics
@@ -146,8 +147,15 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             await runner.start()
             token = operator_token(settings)
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
+            public = urlsplit(settings.web.public_url)
             app = server.create(
-                desk, token=token, version=__version__, readiness=runner.readiness, metrics=runner.metrics
+                desk,
+                token=token,
+                version=__version__,
+                readiness=runner.readiness,
+                metrics=runner.metrics,
+                hosts=(public.hostname,) if public.hostname else (),
+                secure=public.scheme == "https",
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             sys.stderr.write(f"console: http://{settings.web.host}:{port}/console?token={token}\n")

@@ -26,6 +26,9 @@ VALUES: dict[str, Any] = {
     topics.CONTENTS: Contents,
     **{topics.MESSAGES[channel]: Message for channel in Channel},
 }
+VALUES |= {
+    name + topics.EXPRESS: VALUES[name] for name in (topics.EVENTS, topics.NOTIFICATIONS, *topics.MESSAGES.values())
+}
 
 
 def document() -> dict[str, Any]:

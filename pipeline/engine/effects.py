@@ -46,6 +46,9 @@ class EffectStage(Protocol[M, R]):
 
     #: how many calls a task runs side by side
     window: int
+    #: how many this worker can really make at once, over all its tasks: an attempt is written only for a
+    #: call that begins, so that a kill leaves no doubt about calls that never did
+    parallel: int
     #: seconds that a call takes at the most, and that a drain waits for
     deadline: float
 
@@ -85,6 +88,11 @@ class EffectTask(Task):
         self.held = self.held_bytes = 0
         #: why a call found that the partition is not surely ours any more
         self.lost: str | None = None
+
+    @property
+    def window(self) -> int:
+        """The task's share of what can be called at once."""
+        return max(1, min(self.stage.window, self.stage.parallel // max(1, len(self.consumer.tasks))))
 
     # -- turns
 
@@ -178,10 +186,11 @@ class EffectTask(Task):
     def take(self, rejected: list[tuple[Record, Exception]]) -> list[Call[Any]]:
         """What can be called now: nobody else's turn, no copy of it under way, room in the window."""
         admitting: list[Call[Any]] = []
-        while self.again and len(self.calls) + len(admitting) < self.stage.window:
+        window = self.window
+        while self.again and len(self.calls) + len(admitting) < window:
             self.place(self.again.popleft(), admitting)
         while self.held < HELD and self.held_bytes < HELD_BYTES:
-            room = self.stage.window - len(self.calls) - len(admitting)
+            room = window - len(self.calls) - len(admitting)
             queue = self.next_queue() if room > 0 else None
             if queue is None:
                 break

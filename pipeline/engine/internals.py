@@ -206,6 +206,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     fetch_wait_ms = 50
 
+    async def on_thread_stop(self) -> None:
+        """Closes the connections even where aiokafka trips over a fetch that it cancels itself.
+
+        The error would end the thread without a word, and Faust would wait for that word for a minute.
+        """
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            await self._consumer._client.close()
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Counts the joining as a heartbeat: there were none while the others were waited for."""
         watch_heartbeat(self.consumer).last_heartbeat = time.monotonic()

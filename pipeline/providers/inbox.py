@@ -12,6 +12,7 @@ class Inbox:
 
     kind = "inbox"
     honours_keys = True
+    parallel = 1_000
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -89,6 +89,7 @@ class Outbox:
 
     kind = "outbox"
     honours_keys = True
+    parallel = BATCH
 
     def __init__(self, name: str, path: Path, timeout: float, *, rows: int = ROWS, keys: int = KEYS) -> None:
         self.name, self.path, self.timeout = name, path, timeout

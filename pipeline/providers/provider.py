@@ -10,12 +10,13 @@ class Provider(Protocol):
     """Sends one message to one target.
 
     `name` is the operator's, `kind` the vendor's; `honours_keys` says that a second call with the same
-    key has no second effect.
+    key has no second effect; `parallel` is how many calls it makes at once.
     """
 
     name: str
     kind: str
     honours_keys: bool
+    parallel: int
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Makes the call, within the provider's own total deadline. Never raises: doubt is an outcome."""

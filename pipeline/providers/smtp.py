@@ -23,7 +23,7 @@ from pipeline.settings import ProviderSettings, SettingsError
 from schemas.message import Message
 from schemas.outcome import Outcome, deferred, doubtful, refused, sent
 
-CONNECTIONS = 20
+CONNECTIONS = 24
 """Side by side: Postfix takes 50 from one client."""
 IDLE_SECONDS = 30.0
 """A connection that idled longer is closed: what lies between may have forgotten it."""
@@ -108,6 +108,7 @@ class SmtpProvider:
 
     kind = "smtp"
     honours_keys = False
+    parallel = CONNECTIONS
 
     def __init__(
         self,

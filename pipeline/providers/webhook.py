@@ -83,6 +83,7 @@ class WebhookProvider:
 
     kind = "webhook"
     honours_keys = True
+    parallel = CONNECTIONS
 
     def __init__(
         self,

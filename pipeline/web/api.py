@@ -120,7 +120,7 @@ class Minute(BaseModel):
 
 
 class Overview(BaseModel):
-    """What the console's first page shows. `counts` are pairs by channel ("": before any channel) and state."""
+    """What the console's first page shows. `counts` are pairs by channel ("": before any) and state."""
 
     at: str
     partitions: Partitions

@@ -38,8 +38,8 @@ class Pages:
         )  # fmt: skip
         self._environment.globals.update(version=version, group_of=shown.group_of)
         self._environment.filters.update(
-            number=number, words=words, clock=clock, day=day, user_url=user_url,
-            notification_url=notification_url, rfc3339=rfc3339, message_url=message_url, event_url=event_url, milliseconds=milliseconds,
+            number=number, words=words, clock=clock, day=day, rfc3339=rfc3339, milliseconds=milliseconds,
+            user_url=user_url, notification_url=notification_url, event_url=event_url,
         )  # fmt: skip
 
     def page(self, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
@@ -144,7 +144,7 @@ def router(
         except NotHeld as error:
             return not_held(user_id, error)
         return pages.page(
-            "user", user_id=user_id, histories=summaries(found[:limit]), limit=limit,
+            "user", user_id=user_id, histories=summaries(found[:limit]),
             more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
         )  # fmt: skip
 
@@ -157,7 +157,7 @@ def router(
             return not_held(id, error)
         rows, of = desk.held()
         return pages.page(
-            "event", source=source, id=id, histories=summaries(found[:limit]), open=len(rows), of=of, limit=limit,
+            "event", source=source, id=id, histories=summaries(found[:limit]), open=len(rows), of=of,
             more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
         )  # fmt: skip
 
@@ -246,7 +246,7 @@ def router(
 
 
 def look_up(desk: Desk, wanted: str) -> str | None:
-    """Where what somebody typed is shown: a notification id, a user id, or source and id of an event; or None.
+    """The page of what somebody typed: a notification id, a user id, or source and id of an event; or None.
 
     Raises NotHeld where it may well be known, but to another process.
     """

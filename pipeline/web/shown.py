@@ -11,9 +11,10 @@ from schemas.status import rfc3339
 from tables.history import BUCKETS_MS, History
 
 BEST_FIRST = (
-    State.CLICKED, State.OPENED, State.DELIVERED, State.COMPLAINED, State.UNSUBSCRIBED, State.SENT, State.UNKNOWN,
-    State.SENDING, State.RETRYING, State.QUEUED, State.SCHEDULED, State.ACCEPTED, State.DIGESTED, State.BOUNCED,
-    State.FAILED, State.EXPIRED, State.CANCELLED, State.TOO_OLD, State.SUPPRESSED, State.IGNORED, State.DUPLICATE,
+    State.CLICKED, State.OPENED, State.DELIVERED, State.COMPLAINED, State.UNSUBSCRIBED, State.SENT,
+    State.UNKNOWN, State.SENDING, State.RETRYING, State.QUEUED, State.SCHEDULED, State.ACCEPTED,
+    State.DIGESTED, State.BOUNCED, State.FAILED, State.EXPIRED, State.CANCELLED, State.TOO_OLD,
+    State.SUPPRESSED, State.IGNORED, State.DUPLICATE,
 )  # fmt: skip
 """How far a notification got is how far its best target got."""
 _ORDER: Mapping[str, int] = {state: n for n, state in enumerate(BEST_FIRST)}
@@ -85,7 +86,7 @@ _TIMELINE = ("at", "channel", "target_id", "state", "reason", "provider", "attem
 
 
 class Latency(NamedTuple):
-    """From event to first send, of one channel; percentiles are their buckets' upper bounds (None: beyond)."""
+    """From event to first send, of one channel; percentiles are upper bounds of buckets (None: beyond)."""
 
     channel: str
     n: int
@@ -112,7 +113,7 @@ def latencies(figures: Figures) -> list[Latency]:
 
 
 def percentile(buckets: list[int], share: float) -> int | None:
-    """The upper bound of the bucket in which that share of all falls; None: beyond the last bound, or no values."""
+    """The upper bound of the bucket in which that share falls; None: beyond the last bound, or no values."""
     wanted, seen = share * sum(buckets), 0
     for bound, count in zip(BUCKETS_MS, buckets, strict=False):
         seen += count

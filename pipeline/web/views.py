@@ -1,4 +1,4 @@
-"""The reading side that the operator pages stand on: histories and figures from the open partitions of status."""
+"""What the operator pages stand on: histories and figures, read from the open partitions of status."""
 
 import re
 import time
@@ -48,7 +48,7 @@ class StoredRows:
         return found
 
     def scan(self, prefix: bytes, *, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """The rows under a prefix, in key order, read as they are asked for; `after` is a key to go on behind."""
+        """The rows under a prefix, in key order, read as asked for; `after` is a key to go on behind."""
         return scan(self._db, prefix, after=after)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -107,7 +107,7 @@ class Desk(Protocol):
         """A user's histories, the newest first; those behind `after`. Raises NotHeld."""
 
     def of_event(self, source: str, event: str, most: int) -> list[History]:
-        """What came of an upstream event, as far as the open partitions know. Raises NotHeld if none is open."""
+        """What came of an upstream event, as far as the open partitions know. Raises NotHeld of none."""
 
     def messages(self, limit: int, before: int | None, search: str | None) -> list[Stored]:
         """The newest messages of the development outbox."""
@@ -161,7 +161,7 @@ class RowsDesk:
         return list(history.of_user(Behind(rows, last), user_id, most))
 
     def of_event(self, source: str, event: str, most: int) -> list[History]:
-        """What came of an upstream event, as far as the open partitions know. Raises NotHeld if none is open."""
+        """What came of an upstream event, as far as the open partitions know. Raises NotHeld of none."""
         rows, of = self.held()
         if not rows:
             raise NotHeld(f"no partition of status is held by this process (0 of {of})")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
+from pipeline.providers.outbox import Outbox
 from pipeline.web import server
 from tests.browser.desk import TOKEN, Office
 
@@ -120,3 +121,16 @@ async def site(browser: Browser, tmp_path: Path) -> AsyncIterator[Site]:
         await context.close()
         await serving.stop()
     assert site.seen.errors == []
+
+
+@pytest.fixture
+async def box(site: Site) -> AsyncIterator[Outbox]:
+    assert site.office.outbox_file is not None
+    found = Outbox("outbox", site.office.outbox_file, 5.0)
+    yield found
+    await found.close()
+
+
+async def violations(page: Page) -> list[str]:
+    found: list[str] = await page.evaluate("window.violations")
+    return found

@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from pipeline.metrics import Metrics
+from pipeline.providers.outbox import Outbox
 from pipeline.web import server
 from pipeline.web.views import Held, RowsDesk
 from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
 from schemas.kinds import Channel, State
-from schemas.message import ChannelContent, Contents
+from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import EventRef
 from schemas.status import Status, Verdict, rfc3339
 from tables import history
@@ -99,9 +100,9 @@ class Office:
         found = notification_id(user, source, event, "orders")
         target = {"target": masked(address), "target_id": target_id(address)} if channel else {}
         status = Status(
-            notification_id=found, user_id=user, channel=channel, state=state, at=rfc3339(at + took), event_at=at,
-            event=EventRef(source=source, id=event, type=kind), workflow="orders", category="transactional",
-            priority="normal", why=why, **target, **more,
+            notification_id=found, user_id=user, channel=channel, state=state, at=rfc3339(at + took),
+            event_at=at, event=EventRef(source=source, id=event, type=kind), workflow="orders",
+            category="transactional", priority="normal", why=why, **target, **more,
         )  # fmt: skip
         history.tell(self._of(found), status, at + took)
         return found
@@ -135,3 +136,34 @@ def fill(office: Office, events: int = 300) -> None:
                 continue
             office.tell(State.QUEUED, **told, took=5)
             office.tell(state, **told, took=12 + (n * 37) % 240, attempt=1, provider="main")
+
+
+def story(office: Office) -> str:
+    """One notification with everything that can be told of one."""
+    why = (
+        Verdict(rule="workflow", saw="order.placed", verdict="orders"),
+        Verdict(rule="email", verdict="queued"),
+    )
+    found = office.tell(State.QUEUED, took=5, why=why)
+    office.tell(State.RETRYING, took=60, attempt=1, provider="main", reason="503")
+    office.tell(State.SENT, took=1_300, attempt=2, provider="main", provider_message_id="m-1")
+    office.tell(
+        State.SUPPRESSED, channel=Channel.SMS, address="+15550000001", reason="daily_cap", detail="3 of 3"
+    )
+    office.tell(State.DUPLICATE, channel=None, took=2_000, reason="already_planned")
+    office.write(
+        found, "ada", email=ChannelContent(subject="Hello", text="Hello Ada"), sms=ChannelContent(text="Hi")
+    )
+    return found
+
+
+async def drop(box: Outbox, n: int, **fields: Any) -> None:
+    """Puts a message in the outbox."""
+    values = {
+        "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "user_id": "ada", "channel": "email",
+        "target": "ada@example.com", "target_id": "t", "subject": f"Order {n}",
+        "text": f"Thank you for order {n}", "event_at": NOON, "at": NOON + n,
+        "event": {"source": SOURCE, "id": f"order-{n}", "type": "order.placed"},
+        "category": "transactional", "priority": "normal", "doubt": "at_least_once", **fields,
+    }  # fmt: skip
+    await box.send(Message.model_validate(values), f"key-{n}")

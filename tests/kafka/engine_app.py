@@ -355,6 +355,7 @@ class Sink:
 
     def __init__(self, path: Path, statuses: str, *, window: int = 64, hold: Iterable[bytes] = ()) -> None:
         self.path, self.statuses, self.window, self.deadline = path, statuses, window, 3.0
+        self.parallel = 1_000
         self.held = {effect: asyncio.Event() for effect in hold}
         self.retries: Counter[bytes] = Counter()
         self.retry_after = 0.02

@@ -96,10 +96,10 @@ async def test_the_overview_sums_what_the_partitions_hold(office: Office) -> Non
     office.tell(State.SUPPRESSED, channel=Channel.SMS, user="user-1", event="order-1", reason="daily_cap")
     office.tell(State.IGNORED, channel=None, user="", event="odd")
     told = (await ask(office, "overview")).json()
-    assert told["counts"] == {"": {"ignored": 1}, "email": {"queued": 0, "sent": 30} and {"sent": 30},
-                              "sms": {"suppressed": 1}}  # fmt: skip
+    assert told["counts"] == {"": {"ignored": 1}, "email": {"sent": 30}, "sms": {"suppressed": 1}}
     assert told["totals"] == {
-        "reached": 30, "under_way": 0, "held_back": 1, "failed": 0, "in_doubt": 0, "duplicates": 0, "ignored": 1
+        "reached": 30, "under_way": 0, "held_back": 1, "failed": 0, "in_doubt": 0, "duplicates": 0,
+        "ignored": 1,
     }  # fmt: skip
     assert told["latencies"] == {"email": {"count": 30, "p50_ms": 25, "p99_ms": 1000}}
     assert told["minutes"][-1] | {"at": ""} == {

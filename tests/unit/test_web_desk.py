@@ -48,8 +48,8 @@ class Desktop:
     def tell(self, user: str, event: str, state: State = State.SENT, at: int = NOON) -> str:
         found = notification_id(user, "s", event, "w")
         status = Status(
-            notification_id=found, user_id=user, channel=Channel.EMAIL, target_id="t", state=state, at=rfc3339(at),
-            event_at=at, event=EventRef(source="s", id=event, type="t"),
+            notification_id=found, user_id=user, channel=Channel.EMAIL, target_id="t", state=state,
+            at=rfc3339(at), event_at=at, event=EventRef(source="s", id=event, type="t"),
         )  # fmt: skip
         history.tell(Writing(self.dbs[partition_of(hash_in(found), 3)]), status, at + 20)
         return found

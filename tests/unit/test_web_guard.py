@@ -12,9 +12,10 @@ from tests.browser.desk import TOKEN, Office
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 PRIVATE = (
-    "/console", "/console/users/ada", "/console/users", "/console/events", "/console/search", "/console/outbox",
-    "/console/outbox/html", "/console/notifications/x", "/console/notifications/x/html/email", "/console/sign-out",
-    "/console/nowhere", "/api/v1/overview", "/api/v1/notifications", "/api/v1/notifications/x", "/nowhere",
+    "/console", "/console/users/ada", "/console/users", "/console/events", "/console/search",
+    "/console/outbox", "/console/outbox/html", "/console/notifications/x",
+    "/console/notifications/x/html/email", "/console/sign-out", "/console/nowhere", "/api/v1/overview",
+    "/api/v1/notifications", "/api/v1/notifications/x", "/nowhere",
 )  # fmt: skip
 
 
@@ -40,7 +41,8 @@ async def test_nothing_private_is_shown_without_signing_in(office: Office, path:
 
 
 def test_what_is_public_is_so_on_purpose() -> None:
-    assert guard.PUBLIC == {"/", "/openapi.json", "/console/sign-in", "/healthz", "/readyz", "/metrics"}
+    on_purpose = {"/", "/openapi.json", "/console/sign-in", "/healthz", "/readyz", "/metrics"}
+    assert on_purpose == guard.PUBLIC
 
 
 async def test_the_address_with_the_token_signs_in_and_forgets_the_token(office: Office) -> None:
@@ -105,8 +107,8 @@ async def test_a_session_ends_by_itself_and_cannot_be_made_up(office: Office) ->
     sessions = Sessions(TOKEN, office.clock)
     good = sessions.issue()
     expires, _, signature = good.partition(".")
-    forged = ("", ".", "x", TOKEN, f"{int(expires) + 1}.{signature}", f"{expires}.{signature[:-1]}", f".{signature}",
-              f"{expires}.é", "é.é", Sessions("another", office.clock).issue())  # fmt: skip
+    forged = ("", ".", "x", TOKEN, f"{int(expires) + 1}.{signature}", f"{expires}.{signature[:-1]}",
+              f".{signature}", f"{expires}.é", "é.é", Sessions("another", office.clock).issue())  # fmt: skip
     async with browser(office) as client:
         for value, status in [(good, 200), *[(value, 401) for value in forged]]:
             cookie = f"{sessions.cookie}={value}".encode()
@@ -145,8 +147,8 @@ async def test_our_own_names_are_served(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/console", "/console/nowhere", "/api/v1/overview", "/api/v1/x", "/static/console.css", "/static/none",
-             "/healthz", "/metrics", "/", "/openapi.json", "/nowhere"],
+    "path", ["/console", "/console/nowhere", "/api/v1/overview", "/api/v1/x", "/static/console.css",
+             "/static/none", "/healthz", "/metrics", "/", "/openapi.json", "/nowhere"],
 )  # fmt: skip
 @pytest.mark.parametrize("headers", [{}, BEARER])
 async def test_every_answer_carries_the_headers_that_keep_browsers_in_bounds(

@@ -39,7 +39,8 @@ async def leads_to(office: Office, wanted: str) -> str:
     transport = httpx.ASGITransport(office.app)
     bearer = {"authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=bearer) as client:
-        return (await client.get("/console/search", params={"q": wanted})).headers.get("location", "")
+        found = await client.get("/console/search", params={"q": wanted})
+        return str(found.headers.get("location", ""))
 
 
 class Tags(HTMLParser):
@@ -106,8 +107,8 @@ async def test_a_notification_shows_its_story(office: Office) -> None:
     page = await look(office, f"/console/notifications/{found}")
     is_harmless(page)
     text = re.sub(r"\s+", " ", Tags(page).text)
-    for said in ("order.placed", "a••@example.com", "channel opted out", "channels.sms: false", "A & B", "1 < 2",
-                 "503 <b>later</b>", "by main, attempt 2", "+1.24 s"):  # fmt: skip
+    for said in ("order.placed", "a••@example.com", "channel opted out", "channels.sms: false", "A & B",
+                 "1 < 2", "503 <b>later</b>", "by main, attempt 2", "+1.24 s"):  # fmt: skip
         assert said in text, said
     assert f'src="/console/notifications/{found}/html/email"' in page
     assert "onclick" not in page
@@ -135,12 +136,13 @@ async def test_html_content_is_served_in_a_sandbox_of_its_own(office: Office) ->
 async def test_what_people_call_themselves_is_text(office: Office, name: str) -> None:
     why = (Verdict(rule=name, saw=name, verdict=name),)
     found = office.tell(
-        State.FAILED, user=name, event=name, source=name, kind=name, address=name, reason=name, detail=name, why=why,
-        provider=name, provider_message_id=name, attempt=1,
+        State.FAILED, user=name, event=name, source=name, kind=name, address=name, reason=name,
+        detail=name, why=why, provider=name, provider_message_id=name, attempt=1,
     )  # fmt: skip
     office.write(found, name, email=ChannelContent(subject=name, text=name, html=name))
-    paths = ("/console", user_url(name), event_url({"source": name, "id": name}), f"/console/notifications/{found}",
-             f"/console/search?q={quote(name + '?')}", f"/console/outbox?q={quote(name)}")  # fmt: skip
+    paths = ("/console", user_url(name), event_url({"source": name, "id": name}),
+             f"/console/notifications/{found}", f"/console/search?q={quote(name + '?')}",
+             f"/console/outbox?q={quote(name)}")  # fmt: skip
     for path in paths:
         page = await look(office, path, 404 if "search" in path else 200)
         is_harmless(page)
@@ -199,9 +201,9 @@ async def test_a_long_history_shows_its_newest_first_and_leads_to_more(office: O
 async def letter(box: Outbox, n: int, **fields: object) -> str:
     values = {
         "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "user_id": "ada", "channel": "email",
-        "target": "ada@example.com", "target_id": "t", "subject": f"Order {n}", "text": "Thank you", "html": None,
-        "event": {"source": SOURCE, "id": f"order-{n}", "type": "order.placed"}, "event_at": NOON, "at": NOON + n,
-        "category": "transactional", "priority": "normal", "doubt": "at_least_once", **fields,
+        "target": "ada@example.com", "target_id": "t", "subject": f"Order {n}", "text": "Thank you",
+        "event": {"source": SOURCE, "id": f"order-{n}", "type": "order.placed"}, "event_at": NOON,
+        "at": NOON + n, "category": "transactional", "priority": "normal", "doubt": "at_least_once", **fields,
     }  # fmt: skip
     await box.send(Message.model_validate(values), f"key-{n}")
     return f"key-{n}"
@@ -263,7 +265,7 @@ def test_percentiles_are_upper_bounds() -> None:
 @pytest.mark.parametrize("most", [0, 1, 5, 7, 81, 999, 1_000, 1_001, 123_456])
 def test_a_scale_ends_at_a_round_number_not_far_above(most: int) -> None:
     end = shown.top(most)
-    assert max(4, most) <= end <= max(5, most * 2.1) and end % 2 == 0 or end == 5
+    assert max(4, most) <= end <= max(5, most * 2.1)
     assert int(str(end).rstrip("0")) in (1, 2, 4, 5, 8)
 
 

@@ -55,8 +55,13 @@ async def test_a_head_without_end_is_cut_off() -> None:
 async def test_a_raw_target_that_is_no_path_leads_nowhere() -> None:
     serving, port = await server.serve(Office().app, "127.0.0.1", 0)
     try:
-        for target in (b"//evil.example/console?token=" + TOKEN.replace(" ", "+").encode(), b"/%2e%2e/console",
-                       b"/console/users/%ff%00%0d%0a", b"/console/users/%", b"http://evil.example/console"):  # fmt: skip
+        for target in (
+            b"//evil.example/console?token=" + TOKEN.replace(" ", "+").encode(),
+            b"/%2e%2e/console",
+            b"/console/users/%ff%00%0d%0a",
+            b"/console/users/%",
+            b"http://evil.example/console",
+        ):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answer = (await reader.read()).decode()

@@ -1,0 +1,1 @@
+"""Stages and tables by themselves."""

@@ -1,0 +1,350 @@
+"""Reading events: both formats as they are meant, and whatever else is refused with the field's name."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agents.intake import take_in
+from agents.plan import read as read_notification
+from schemas.event import (
+    MAX_DEPTH,
+    MAX_EVENT_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_RECIPIENTS,
+    Contact,
+    DirectContent,
+    Unreadable,
+    milliseconds,
+    read_event,
+)
+from schemas.kinds import Channel, Priority, Reason
+from schemas.notification import Notification
+from tables.claims import Origin
+from tests.journeys.memory import NOON
+from tests.unit.samples import cloud_event, request, shop
+
+POSITION = "events-0-7"
+Headers = list[tuple[str, bytes]]
+
+
+def refused(value: bytes | None, headers: Headers | None = None) -> Unreadable:
+    with pytest.raises(Unreadable) as found:
+        read_event(value, headers or [], POSITION, NOON)
+    return found.value
+
+
+# -- the formats
+
+
+def test_a_structured_cloud_event_is_read() -> None:
+    event = read_event(cloud_event(data={"a": 1}), [], POSITION, NOON)
+    assert (event.source, event.id, event.type) == ("https://shop.example", "e-1", "shop.order.confirmed")
+    assert event.data == {"a": 1}
+    assert event.request is None
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_any_minor_version_of_cloud_events_is_read(version: str) -> None:
+    assert read_event(cloud_event(specversion=version), [], POSITION, NOON).id == "e-1"
+
+
+@pytest.mark.parametrize("kind", [b"application/cloudevents+json", b"Application/CloudEvents+JSON; charset=utf-8"])
+def test_the_content_type_makes_a_cloud_event_of_it(kind: bytes) -> None:
+    value = orjson.dumps({"id": "e-1", "source": "s", "type": "t"})
+    assert str(refused(value, [("Content-Type", kind)])).startswith("specversion: ")
+    assert read_event(cloud_event(), [("content-type", kind)], POSITION, NOON).id == "e-1"
+
+
+def test_a_binary_cloud_event_is_read_from_its_headers() -> None:
+    headers = [
+        ("ce_specversion", b"1.0"), ("ce_id", b"e-2"), ("ce_source", "/zoë".encode()), ("ce_type", b"shop.x"),
+        ("content-type", b"application/json"),
+    ]  # fmt: skip
+    event = read_event(b'{"customer": {"id": "u"}}', headers, POSITION, NOON)
+    assert (event.source, event.id, event.type) == ("/zoë", "e-2", "shop.x")
+    assert event.data == {"customer": {"id": "u"}}
+    assert read_event(None, headers, POSITION, NOON).data == {}
+
+
+def test_data_that_is_no_object_is_its_value() -> None:
+    assert read_event(cloud_event(data=[1, 2]), [], POSITION, NOON).data == {"value": [1, 2]}
+    assert read_event(cloud_event(data=None), [], POSITION, NOON).data == {}
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert read_event(cloud_event(extension="x"), [], POSITION, NOON).id == "e-1"
+    assert read_event(request(mood="merry"), [], POSITION, NOON).request is not None
+
+
+def test_our_own_request_is_read() -> None:
+    event = read_event(
+        request(idempotency_key="k", variables={"a": None}, priority="medium", channels=["sms"], metadata={"m": 1}),
+        [], POSITION, NOON,
+    )  # fmt: skip
+    assert (event.source, event.id, event.type, event.data) == ("carillon", "k", "shop.order.confirmed", {"a": None})
+    assert event.request is not None
+    assert event.request.user_id == "u-1"
+    assert event.request.priority is Priority.NORMAL
+    assert event.request.channels == (Channel.SMS,)
+
+
+@pytest.mark.parametrize(("given_id", "text"), [(123, "123"), ("123", "123"), (0, "0"), (-5, "-5")])
+def test_user_ids_are_text(given_id: Any, text: str) -> None:
+    found = read_event(request(user_id=given_id), [], POSITION, NOON).request
+    assert found is not None
+    assert found.user_id == text
+    many = read_event(request(user_id=None, recipients=[given_id, {"user_id": given_id}]), [], POSITION, NOON)
+    assert many.request is not None
+    assert many.request.recipients == (text, Contact(user_id=text))
+
+
+def test_recipients_may_be_people_who_are_not_users() -> None:
+    found = read_event(request(user_id=None, recipients=[{"email": "a@example.com"}]), [], POSITION, NOON).request
+    assert found is not None
+    assert found.recipients == (Contact(email="a@example.com"),)
+    assert Contact(email="a@example.com").identity.startswith("contact:")
+    assert Contact(email="a@example.com").identity != Contact(email="b@example.com").identity
+
+
+def test_words_may_come_with_the_request() -> None:
+    found = read_event(request(content={"subject": "Hi", "body": "there"}), [], POSITION, NOON).request
+    assert found is not None
+    assert found.content == DirectContent(subject="Hi", body="there")
+
+
+def test_without_a_key_the_record_itself_is_the_identity() -> None:
+    def key(position: str = POSITION, at: int = NOON, **fields: Any) -> str:
+        return read_event(request(**fields), [], position, at).id
+
+    assert key() == key()
+    assert len({key(), key(position="events-0-8"), key(at=NOON + 1), key(locale="de")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("1970-01-01T00:00:00.001Z", 1),
+        ("2026-10-01T08:00:00.123+02:00", 1_790_834_400_123),
+        ("1969-12-31T23:59:59.999Z", -1),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+    ],
+)
+def test_times_are_milliseconds_to_the_last(given: str, expected: int) -> None:
+    found = read_event(request(expires_at=given), [], POSITION, NOON).request
+    assert found is not None
+    assert milliseconds(found.expires_at) == expected
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_any_time_is_a_whole_number_of_milliseconds(moment: datetime) -> None:
+    found = milliseconds(moment)
+    assert found is not None
+    assert found == (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000 // 1 or abs(found) > 2**45
+    assert milliseconds(None) is None
+
+
+# -- what is refused (rows 52 to 55 of the fault catalogue)
+
+DEEP = b'{"event_type":"x","user_id":"u","variables":' + b'{"a":' * 150 + b"1" + b"}" * 151
+
+NOT_JSON: list[tuple[bytes | None, str]] = [
+    (None, "no value"),
+    (b"", "not JSON"),
+    (b"\x00", "not JSON"),
+    (b'{"event_type": "x", "user_id": "u"', "not JSON"),
+    (b'{"event_type": "\xff"}', "not JSON"),
+    (b"\xff\xfe\x00", "not JSON"),
+    (b'{"event_type": "x\x00"}', "not JSON"),
+    (b'{"variables": {"a": NaN}}', "not JSON"),
+    (b'{"variables": {"a": Infinity}}', "not JSON"),
+    (b'{"variables": {"a": 1e400}}', "not JSON"),
+    (b'{"variables": {"a": ' + b"9" * 5_000 + b"}}", "not JSON"),
+    (b'{"event_type": "\\ud800"}', "not JSON"),
+    (b"[" * 200_000, "not JSON"),
+    (b'{"a":' * 200_000, "not JSON"),
+    (b"[]", "not a JSON object"),
+    (b'"text"', "not a JSON object"),
+    (b"null", "not a JSON object"),
+    (b"12", "not a JSON object"),
+    (DEEP, "levels"),
+]
+
+
+@pytest.mark.parametrize(("value", "what"), NOT_JSON, ids=[what + str(n) for n, (_, what) in enumerate(NOT_JSON)])
+def test_what_is_no_json_object_is_refused(value: bytes | None, what: str) -> None:
+    found = refused(value)
+    assert what in str(found)
+    assert found.reason is Reason.UNREADABLE
+    assert len(str(found)) < 300
+
+
+def test_more_than_a_megabyte_is_refused() -> None:
+    room = MAX_EVENT_BYTES - len(request(variables={"a": ""}))
+    assert read_event(request(variables={"a": "x" * room}), [], POSITION, NOON).data["a"] == "x" * room
+    found = refused(request(variables={"a": "x" * (room + 1)}))
+    assert found.reason is Reason.TOO_LARGE
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"event_type": None}, "event_type"),
+    ({"event_type": 5}, "event_type"),
+    ({"event_type": ""}, "event_type"),
+    ({"event_type": "x" * 513}, "event_type"),
+    ({"event_type": "a\nb"}, "event_type"),
+    ({"event_type": "a\x00b"}, "event_type"),
+    ({"event_type": "a\u202eb"}, "event_type"),
+    ({"event_type": "a\u2028b"}, "event_type"),
+    ({"event_type": "a\x85b"}, "event_type"),
+    ({"user_id": 1.5}, "user_id"),
+    ({"user_id": True}, "user_id"),
+    ({"user_id": ["u"]}, "user_id"),
+    ({"user_id": {"id": "u"}}, "user_id"),
+    ({"user_id": ""}, "user_id"),
+    ({"user_id": "a\rb"}, "user_id"),
+    ({"user_id": None}, "exactly one of"),
+    ({"recipients": ["u"]}, "exactly one of"),
+    ({"user_id": None, "recipients": [{}]}, "recipients.0"),
+    ({"user_id": None, "recipients": ["u", 1.5]}, "recipients.1"),
+    ({"user_id": None, "recipients": "u"}, "recipients"),
+    ({"user_id": None, "recipients": ["u"] * (MAX_RECIPIENTS + 1)}, "recipients"),
+    ({"channels": ["fax"]}, "channels.0"),
+    ({"channels": "sms"}, "channels"),
+    ({"priority": "urgent"}, "priority"),
+    ({"priority": 1}, "priority"),
+    ({"variables": [1]}, "variables"),
+    ({"variables": "a"}, "variables"),
+    ({"metadata": [1]}, "metadata"),
+    ({"metadata": {"a": "x" * MAX_METADATA_BYTES}}, "metadata"),
+    ({"expires_at": "soon"}, "expires_at"),
+    ({"expires_at": "2026-10-01T08:00:00"}, "expires_at"),
+    ({"content": {"subject": "a"}}, "content.body"),
+    ({"content": {"subject": "a\nBcc: b@example.com", "body": "b"}}, "content.subject"),
+    ({"content": {"body": "b"}, "template_id": "t"}, "template_id or content"),
+    ({"content": {"subject": "a", "body": "b"}, "channels": ["sms"]}, "content.subject"),
+    ({"scheduled_at": "2026-10-01T08:00:00Z"}, "scheduled_at"),
+    ({"attachments": ["a"]}, "attachments"),
+    ({"user_id": None, "segment": "s"}, "segment"),
+    ({"locale": 5}, "locale"),
+    ({"idempotency_key": 5}, "idempotency_key"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field"), WRONG, ids=[f"{n}-{field}" for n, (_, field) in enumerate(WRONG)])
+def test_a_request_with_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], field: str) -> None:
+    found = refused(request(**fields))
+    assert field in str(found)
+    assert str(found).isprintable()
+
+
+@pytest.mark.parametrize("field", ["specversion", "id", "source", "type"])
+@pytest.mark.parametrize("value", [None, 5, "", "a\x00b", [], "x" * 600])
+def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str, value: Any) -> None:
+    assert str(refused(cloud_event(**{field: value}))).startswith(f"{field}: ")
+
+
+def test_what_this_version_does_not_do_is_told_apart() -> None:
+    for fields in ({"scheduled_at": "2026-10-01T08:00:00Z"}, {"attachments": ["a"]}, {"user_id": None, "segment": "s"}):
+        assert refused(request(**fields)).reason is Reason.NOT_SUPPORTED
+    event = orjson.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data_base64": "AA=="})
+    assert refused(event).reason is Reason.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (b'{"event_type":"x","user_id":"u","variables":{"a":[{"b":"\\u0000"}]}}', "variables.a.0.b"),
+        (b'{"event_type":"x","user_id":"u","variables":{"a":{"b\\u0000":1}}}', "variables.a.b"),
+        (b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":"a\\u0000"}', "data"),
+    ],
+)
+def test_a_nul_anywhere_is_refused_by_its_place(value: bytes, where: str) -> None:
+    assert str(refused(value)).startswith(where)
+
+
+def test_six_letters_that_spell_a_nul_are_not_one() -> None:
+    assert read_event(request(variables={"a": "\\u0000"}), [], POSITION, NOON).data == {"a": "\\u0000"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "what"),
+    [
+        ([("ce_id", b"1")], "specversion: "),
+        ([("ce_specversion", b"1.0"), ("ce_id", b"\xff"), ("ce_source", b"s"), ("ce_type", b"t")], "ce_id: not UTF-8"),
+        ([("ce_specversion", b"1.0"), ("ce_id", None), ("ce_source", b"s"), ("ce_type", b"t")], "id: "),
+        ([("ce_specversion", b"0.3"), ("ce_id", b"1"), ("ce_source", b"s"), ("ce_type", b"t")], "specversion: "),
+    ],
+)
+def test_broken_headers_are_refused_by_their_name(headers: Any, what: str) -> None:
+    assert str(refused(b"{}", headers)).startswith(what)
+
+
+def nested(levels: int) -> bytes:
+    return b'{"specversion":"1.0","id":"1","source":"s","type":"shop.order.confirmed","data":' + (
+        b'{"customer":{"id":"u"},"a":' + b"[" * (levels - 2) + b"]" * (levels - 2) + b"}}"
+    )
+
+
+def test_what_is_read_can_also_travel_however_deep() -> None:
+    sends = take_in(nested(MAX_DEPTH), [], Origin("events", 0, 7, NOON), shop())
+    assert read_notification(sends[0].value).user_id == "u"
+    assert "levels" in str(refused(nested(MAX_DEPTH + 1)))
+
+
+# -- totality
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+fields = st.sampled_from(
+    ["specversion", "id", "source", "type", "data", "time", "event_type", "user_id", "recipients", "segment",
+     "template_id", "content", "variables", "priority", "idempotency_key", "channels", "category", "scheduled_at",
+     "expires_at", "locale", "attachments", "metadata"]
+)  # fmt: skip
+sensible = st.sampled_from(["1.0", "u", 5, "shop.order.confirmed", ["email"], {"customer": {"id": "u"}}, "high"])
+bodies = st.dictionaries(fields, sensible | values, max_size=8)
+headers_of_all_kinds = st.lists(
+    st.tuples(
+        st.sampled_from(["ce_id", "ce_specversion", "ce_source", "ce_type", "ce_data", "content-type", "x"]),
+        st.sampled_from([b"1.0", b"application/cloudevents+json", b"", None]) | st.binary(max_size=8),
+    ),
+    max_size=5,
+)
+
+
+def takes_in_or_refuses(value: bytes | None, headers: Any) -> None:
+    """Whatever comes, it is taken in, and then plan can read it, or refused with a message for people."""
+    try:
+        sends = take_in(value, headers, Origin("events", 0, 7, NOON), shop())
+    except Unreadable as error:
+        assert str(error)
+        return
+    for send in sends:
+        if send.topic.startswith("notifications"):
+            read_notification(send.value)
+
+
+@given(st.none() | st.binary(max_size=200), headers_of_all_kinds)
+@example(b"[" * 200_000, [])
+@example(DEEP, [])
+def test_any_bytes_are_read_or_refused(value: bytes | None, headers: Any) -> None:
+    takes_in_or_refuses(value, headers)
+
+
+@given(bodies, headers_of_all_kinds)
+def test_any_json_is_read_or_refused(body: dict[str, Any], headers: Any) -> None:
+    takes_in_or_refuses(json.dumps(body).encode("utf-8", "surrogatepass"), headers)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\0")), values, max_size=4))
+def test_data_arrives_as_it_was_sent(data: dict[str, Any]) -> None:
+    try:
+        event = cloud_event(data={**data, "customer": {"id": "u"}})
+        found = take_in(event, [], Origin("events", 0, 7, NOON), shop())
+    except (Unreadable, TypeError):  # integers that orjson does not write; a NUL further in
+        return
+    read: Notification = read_notification(found[0].value)
+    assert read.variables == orjson.loads(event)["data"]
