@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import islice
-from types import NoneType
 from typing import Any, NamedTuple
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
@@ -47,16 +46,30 @@ class Rendering(NamedTuple):
 
 _WIDE = re.compile(r"%[-+ #0]*(\d*\.)?(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)").search
 _PADDING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
-_PRINTED = (str, int, float, list, dict, tuple, Undefined)
+_PRINTED = (str, int, float, Undefined)
 
 
 def _printed(value: Any) -> Any:
     """What an expression prints: null is nothing; what has an address in its name would differ every time."""
     if isinstance(value, _PRINTED):
         return value
-    if isinstance(value, NoneType):
+    if value is None:
         return ""
-    raise TypeError(f"a {type(value).__name__} cannot be printed")
+    _check_printable(value)
+    return value
+
+
+def _check_printable(value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_printable(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _check_printable(inner)
+    elif isinstance(value, Undefined):
+        str(value)  # raises what is missing
+    elif value is not None and not isinstance(value, _PRINTED):
+        raise TypeError(f"a {type(value).__name__} cannot be printed")
 
 
 def _narrow(filtering: Callable[..., Any]) -> Callable[..., Any]:

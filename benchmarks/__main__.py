@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from typing import Any
 
@@ -39,6 +40,9 @@ def _positive(text: str) -> int:
 async def measure(bootstrap_servers: str, names: list[str], runs: int, events: int | None) -> list[dict[str, Any]]:
     """Runs the benchmarks of these names one after the other."""
     found = []
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     async with Desk(bootstrap_servers, PARTITIONS) as desk:
         for name in names:
             benchmark = REGISTRY[name]
@@ -56,6 +60,9 @@ def main() -> int:
             found = asyncio.run(measure(kafka.bootstrap_servers, names, chosen.runs, chosen.events))
     except (BenchmarkFailed, BrokerFailed, BrokerUnavailable) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("benchmarks: stopped", file=sys.stderr)
         return 1
     if chosen.json:
         print(json.dumps(found[0] if chosen.only else found), flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.worker import Stopwatch
 from pipeline.engine import UnitApp
 
-LONGEST_SECONDS = 600.0
+LONGEST_SECONDS = 240.0
 STOP_SECONDS = 30.0
 
 

@@ -25,7 +25,7 @@ from pipeline.topics import create
 ROOT = Path(__file__).parents[1]
 QUIX_LOCK = ROOT / "locks" / "quix.lock"
 QUIX_VENV = ROOT / ".carillon" / "bench" / "quix-venv"
-WORKER_SECONDS = 900.0
+WORKER_SECONDS = 300.0
 
 
 class BenchmarkFailed(Exception):
@@ -80,15 +80,20 @@ class Side(ABC):
 
     async def _work(self, order: Order) -> Mapping[str, float]:
         with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                [*self.command(), order.line()], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+            process = await asyncio.create_subprocess_exec(
+                *self.command(), order.line(), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
             )
             print(f"  {self.name}: process {process.pid}, {self.events} events", file=sys.stderr, flush=True)
+            out = b""
             try:
-                out, _ = await asyncio.to_thread(process.communicate, timeout=WORKER_SECONDS)
+                async with asyncio.timeout(WORKER_SECONDS):
+                    out, _ = await process.communicate()
+            except TimeoutError:
+                log.write(f"killed after {WORKER_SECONDS:.0f} s\n".encode())
             finally:
-                process.kill()
-                process.wait()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
             lines = [line for line in out.decode().splitlines() if line.startswith("{")]
             if process.returncode != 0 or not lines:
                 log.seek(0)

@@ -10,7 +10,7 @@ import faust
 from benchmarks.simple_job import DEFAULT_PREFERENCE, Preference, Request, identity, message, words
 from benchmarks.worker import Stopwatch, order, report
 
-LONGEST_SECONDS = 600.0
+LONGEST_SECONDS = 240.0
 STOP_SECONDS = 30.0
 Rows = MutableMapping[bytes, bytes]
 

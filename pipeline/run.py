@@ -158,7 +158,9 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 secure=public.scheme == "https",
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
-            sys.stderr.write(f"console: http://{settings.web.host}:{port}/console?token={token}\n")
+            here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host
+            address = settings.web.public_url.rstrip("/") or f"http://{here}:{port}"
+            sys.stderr.write(f"console: {address}/console?token={token}\n")
             try:
                 await told.wait()
             finally:

@@ -19,7 +19,7 @@ from pipeline.engine.unit import Decide, Reject, Unit
 
 STORE = "store"
 COMMIT_INTERVAL = 0.5
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 3.0
 MAX_POLL_RECORDS = 4_000
 MAX_REQUEST_BYTES = 20_000_000
 
@@ -32,8 +32,9 @@ class _Producer(driver.Producer):  # type: ignore[misc]
 
     async def flush(self) -> None:
         # Every batch is awaited where it is sent; this only spares a restore what is still on its way.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(super().flush(), FLUSH_SECONDS)
+        if not self.app.should_stop:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(super().flush(), FLUSH_SECONDS)
 
     async def on_stop(self) -> None:
         raw = self._producer

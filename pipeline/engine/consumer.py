@@ -221,6 +221,9 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.app.observer.committed(len(offsets))
         return True
 
+    async def commit_and_end_transactions(self) -> None:
+        """Called at the end of a stop: the drain has committed, and a second try might wait for ever."""
+
     # -- being well
 
     def heartbeat_at(self) -> float:
@@ -239,6 +242,7 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
             and self.opened == internals.generation(self.app)
             and not self.app.rebalancing
             and not self.crashed
+            and now - self.heartbeat_at() < self.app.conf.broker_session_timeout
             and all(task.runs and now - (task.began or now) < SLACK_SECONDS for task in self.tasks.values())
             and (self.behind_since is None or now - self.behind_since < SLACK_SECONDS)
         )

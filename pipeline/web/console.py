@@ -109,11 +109,6 @@ def event_url(event: Mapping[str, str]) -> str:
     return f"/console/events?{urlencode({'source': event['source'], 'id': event['id']})}"
 
 
-def message_url(key: str) -> str:
-    """The page of a message in the outbox."""
-    return f"/console/outbox?{urlencode({'key': key})}"
-
-
 def router(
     desk: Desk, pages: Pages, sessions: Sessions, readiness: Callable[[], Mapping[str, bool]]
 ) -> APIRouter:

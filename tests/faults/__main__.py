@@ -25,12 +25,12 @@ from tests.faults.verdict import Ledger, judge
 from tests.faults.world import Feed, Sink, Watcher, Worker
 
 ROOT = Path(__file__).parents[2]
-POINT_SECONDS = 12.0
-RANDOM_SECONDS = (2.0, 5.0)
+POINT_SECONDS = 15.0
+RANDOM_SECONDS = (3.0, 8.0)
 SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 6.0
 RECOVERIES = 5
-SESSION_SECONDS = 3.0
+SESSION_SECONDS = 6.0
 MUTANT_KILLS, MUTANT_EVENTS = 8, 1_500
 
 

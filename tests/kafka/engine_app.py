@@ -16,9 +16,10 @@ from typing import Any
 
 import rocksdict
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.record import MemoryRecords
 
 from pipeline.engine import Call, Record, Unit, UnitApp
@@ -90,11 +91,13 @@ class Ground:
         finally:
             await admin.close()
 
-    async def recreate(self, name: str) -> None:
-        """Deletes a topic's records, all of them."""
+    async def bury(self) -> None:
+        """Takes the dead members out of the group, whose sessions would have to run out else."""
         async with self._admin() as admin:
-            ends = await self.ends(self.topic(name))
-            await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+            node = await admin.find_coordinator(self.group)
+            for answer in await admin.describe_consumer_groups([self.group], node):
+                for member_id, *_ in answer.groups[0][5]:
+                    await admin._send_request(LeaveGroupRequest(self.group, member_id), node)
 
     @contextlib.asynccontextmanager
     async def producer(self, **settings: Any) -> AsyncIterator[Any]:
@@ -563,10 +566,12 @@ class Worker:
         status = await asyncio.wait_for(self._started.wait(), 30)
         assert status == -signal.SIGKILL, f"{status}: {(self.state_dir / 'log').read_text()[-2000:]}"
         assert (self.state_dir / "failpoints").read_text().split()[-1] == self.failpoint.partition(":")[0]
+        await self.ground.bury()
 
     async def kill(self) -> None:
         self._started.kill()
         await self._started.wait()
+        await self.ground.bury()
 
     @property
     def _ready(self) -> Path:
@@ -588,7 +593,8 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         if self._started.returncode is None:
-            await self.kill()
+            self._started.kill()
+            await self._started.wait()
 
 
 async def work(told: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """What the engine promises of groups: partitions change hands without loss, and each has a single writer."""
 
 import asyncio
+import os
 import signal
 import time
 from pathlib import Path
@@ -22,7 +23,6 @@ from tests.kafka.engine_app import (
     becomes,
     calling_app,
     claiming_app,
-    claims_of,
     eventually,
     fold,
     new_app,
@@ -236,29 +236,27 @@ async def test_a_broker_that_is_away_costs_time_alone_and_a_stop_does_not_wait_f
         await ground.create("in", "out")
         notes = Notes()
         claims = Claims(ground.topic("out"), slow=0.0005)
-        app = claiming_app(ground, tmp_path / "first", claims, "in", notes=notes, unit_seconds=0.005)
+        app = claiming_app(
+            ground, tmp_path, claims, "in", notes=notes, unit_seconds=0.005, session_timeout=1.0
+        )
         await ground.send("in", messages(0, 3_000))
         async with running(app):
             await eventually(lambda: notes.commits > 1, "work under way")
-            broker.kill(1)
-            await eventually(lambda: not app.ready, "not ready", seconds=30)
-            await asyncio.to_thread(broker.restart, 1)
-            await becomes(lambda: ground.caught_up("in"), "all committed", seconds=40)
+            os.kill(broker.pids[1], signal.SIGSTOP)
+            await eventually(lambda: not app.ready, "not ready")
+            os.kill(broker.pids[1], signal.SIGCONT)
+            await becomes(lambda: ground.caught_up("in"), "all committed")
             await eventually(lambda: app.ready, "ready again")
             sent = outputs_by_id(await ground.read("out"))
-            assert (
-                set(sent)
-                == {id_ for _, id_ in messages(0, 3_000)}
-                == set(claims_of(await ground.read(ground.changelog)))
-            )
+            assert set(sent) == {id_ for _, id_ in messages(0, 3_000)}
             assert {len(set(outputs)) for outputs in sent.values()} == {1}
+            before = len(claims.decided)
             await ground.send("in", messages(3_000, 6_000))
-            await eventually(lambda: sum(records for _, records in notes.units) > 3_100, "work under way")
+            await eventually(lambda: len(claims.decided) > before + 100, "work under way")
             broker.kill(1)
-            await eventually(lambda: any(not task.idle.is_set() for task in app.consumer.tasks.values()))
             started = time.monotonic()
             await app.stop()
-            assert time.monotonic() - started < 20.0
+            assert time.monotonic() - started < 15.0
             assert not app.store.opened()
     finally:
         broker.stop()

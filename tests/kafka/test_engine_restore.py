@@ -67,9 +67,7 @@ async def test_a_restore_that_is_killed_five_times_equals_the_changelog(kafka: s
         ground, 20_000, size=500
     )  # several fetches, so that a restore goes on where one died
     for _ in range(5):
-        async with Worker(
-            ground, tmp_path, ("in",), failpoint="recovery.batch:2", session_timeout=1
-        ) as worker:
+        async with Worker(ground, tmp_path, ("in",), failpoint="recovery.batch:2") as worker:
             await worker.dies()
     app = claiming_app(ground, tmp_path, Claims(), "in")
     async with running(app):

@@ -13,8 +13,8 @@ from schemas.notification import EventRef
 
 FIELDS: dict[str, Any] = {
     "id": "d24fdb77-1448-8c4e-bac4-c22078dfc79c", "user_id": "u", "channel": Channel.SMS, "target": "+1555",
-    "target_id": "t", "text": "hello", "event": EventRef(source="s", id="e", type="t"), "event_at": 1, "at": 2,
-    "category": "c", "priority": Priority.LOW, "doubt": Doubt.AT_MOST_ONCE,
+    "target_id": "t", "text": "hello", "event": EventRef(source="s", id="e", type="t"), "event_at": 1,
+    "at": 2, "category": "c", "priority": Priority.LOW, "doubt": Doubt.AT_MOST_ONCE,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Ids: the same for ever, of the shape that RFC 9562 gives, and placed where Kafka's own partitioner would."""
+"""Ids: the same for ever, of the shape of RFC 9562, and placed where Kafka's own partitioner would."""
 
 import uuid
 
@@ -66,7 +66,9 @@ def test_different_events_have_different_ids(one: tuple[str, str, str], other: t
     assert same == (one == other)
 
 
-@given(st.text(max_size=40) | st.sampled_from(["d24fdb77-1448-8c4e-bac4-c22078dfc79c\n", "+24fdb77" + "-0" * 14]))
+@given(
+    st.text(max_size=40) | st.sampled_from(["d24fdb77-1448-8c4e-bac4-c22078dfc79c\n", "+24fdb77" + "-0" * 14])
+)
 def test_only_an_id_has_a_hash_in_it(text: str) -> None:
     with pytest.raises(ValueError, match="no notification id"):
         hash_in(text)

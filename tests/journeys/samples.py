@@ -36,8 +36,8 @@ def request(**fields: Any) -> bytes:
 
 def a_workflow(**fields: Any) -> Workflow:
     given: dict[str, Any] = {
-        "name": "order-confirmed", "on": "shop.order.confirmed", "recipients": ["customer.id"], "template": "order",
-        "channels": ["email", "sms", "web"], "category": "orders",
+        "name": "order-confirmed", "on": "shop.order.confirmed", "recipients": ["customer.id"],
+        "template": "order", "channels": ["email", "sms", "web"], "category": "orders",
     }  # fmt: skip
     return Workflow.model_validate(given | fields)
 

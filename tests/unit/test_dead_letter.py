@@ -1,0 +1,52 @@
+"""A dead letter says why, where from, when and how often, in bytes that any tool can show."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.intake import dead
+from schemas import dead_letter
+from schemas.event import Unreadable
+from schemas.kinds import Reason
+from tables.claims import Origin
+from tests.journeys.memory import NOON
+
+ORIGIN = Origin("events", 3, 42, NOON)
+
+
+def test_the_headers_are_those_of_the_contract() -> None:
+    found = dead_letter.headers(Reason.UNREADABLE, "type: Field required", "events", 3, 42, NOON, 2)
+    assert found == [
+        ("reason", b"unreadable"),
+        ("error", b"type: Field required"),
+        ("source-topic", b"events"),
+        ("source-partition", b"3"),
+        ("source-offset", b"42"),
+        ("failed-at", b"2026-09-21T14:13:20.000Z"),
+        ("attempts", b"2"),
+    ]
+
+
+@given(st.text(), st.integers(-(2**63), 2**63 - 1))
+def test_any_error_at_any_time_makes_short_printable_headers(error: str, at: int) -> None:
+    for _, value in dead_letter.headers(Reason.RAISED, error, "events", 0, 0, at):
+        assert value.decode().isprintable()
+        assert len(value) <= dead_letter.MAX_ERROR * 4
+
+
+def test_the_letter_is_the_record_and_goes_where_its_key_goes() -> None:
+    letter = dead(b"\xff", b"key", Unreadable("not JSON"), ORIGIN, "dlq-events")
+    assert (letter.topic, letter.key, letter.value) == ("dlq-events", b"key", b"\xff")
+    assert dict(letter.headers or [])["error"] == b"not JSON"
+    assert dead(None, None, Unreadable("no value"), ORIGIN, "dlq-events").key == b""
+
+
+def test_what_was_raised_is_named() -> None:
+    letter = dead(b"x", b"k", KeyError("oh\nno"), ORIGIN, "dlq-notifications")
+    headers = dict(letter.headers or [])
+    assert headers["reason"] == b"raised"
+    assert headers["error"] == rb"KeyError: 'oh\nno'"
+
+
+def test_a_redelivery_writes_the_same_letter() -> None:
+    error = Unreadable("not JSON", Reason.TOO_LARGE)
+    assert dead(b"x", b"k", error, ORIGIN, "dlq-events") == dead(b"x", b"k", error, ORIGIN, "dlq-events")

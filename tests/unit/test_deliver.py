@@ -1,0 +1,353 @@
+"""Deliver: one call where one is due, the doubt by its policy, the same bytes when a thing is said again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import deliver
+from agents.deliver import MAX_ATTEMPTS, MOST_WAIT, Parcel, admit, settle
+from agents.sending import Send
+from schemas import outcome
+from schemas.event import Unreadable
+from schemas.kinds import Channel, Doubt
+from schemas.outcome import Outcome
+from tables import effects
+from tables.effects import Attempt
+from tests.journeys.memory import NOON, MemoryRows
+from tests.journeys.samples import a_message, an_origin
+
+ORIGIN = an_origin(topic="sms-notifications")
+NOW = NOON + 1_000
+
+
+class Worker:
+    """A delivery worker's ledger; `provider` and its keys may change between two calls."""
+
+    def __init__(self, provider: str = "main", *, honours_keys: bool = False, **fields: Any) -> None:
+        self.rows, self.provider, self.honours_keys = MemoryRows(), provider, honours_keys
+        self.parcel = deliver.read(a_message(**fields).to_json(), ORIGIN)
+
+    def admit(self, now: int = NOW, *, told: bool = False) -> tuple[Attempt | None, list[Send]]:
+        admitted = admit(
+            self.parcel, self.rows, now, self.provider, honours_keys=self.honours_keys, told=told
+        )
+        return admitted.attempt, list(admitted.sends)
+
+    def settle(
+        self, attempt: Attempt | None, answer: Outcome, now: int = NOW
+    ) -> tuple[list[Send], float | None]:
+        assert attempt is not None
+        sends, wait = settle(
+            self.parcel, attempt, answer, self.rows, now, honours_keys=self.honours_keys, jitter=0.5
+        )
+        return list(sends), wait
+
+    def try_once(self, answer: Outcome) -> tuple[list[Send], float | None]:
+        attempt, _ = self.admit(told=True)
+        return self.settle(attempt, answer)
+
+
+def told(sends: Sequence[Send]) -> list[tuple[str, str | None, int | None]]:
+    values = [orjson.loads(send.value or b"") for send in sends if send.topic == "delivery-status"]
+    return [(value["state"], value.get("reason"), value.get("attempt")) for value in values]
+
+
+def dead(sends: Sequence[Send]) -> list[dict[str, bytes]]:
+    return [dict(send.headers or []) for send in sends if send.topic == "dlq-sms"]
+
+
+def test_a_fresh_message_is_attempted_and_the_attempt_is_written_first() -> None:
+    worker = Worker()
+    attempt, sends = worker.admit()
+    assert attempt is not None
+    assert (attempt.n, attempt.provider, attempt.key) == (1, "main", worker.parcel.key)
+    assert sends == []
+    assert effects.last_attempt(worker.rows, worker.parcel.effect) == attempt
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"), [(outcome.sent("p-1"), "sent"), (outcome.delivered(), "delivered")]
+)
+def test_what_was_sent_is_told_and_never_called_again(answer: Outcome, state: str) -> None:
+    worker = Worker()
+    sends, wait = worker.try_once(answer)
+    assert (told(sends), wait) == ([(state, None, 1)], None)
+    rows = dict(worker.rows)
+    assert worker.admit(NOW + 99_999) == (None, sends)
+    assert worker.rows == rows
+
+
+def test_a_refusal_is_final_and_leaves_a_letter() -> None:
+    worker = Worker()
+    sends, wait = worker.try_once(outcome.refused("no such number"))
+    assert (told(sends), wait) == ([("failed", "refused", 1)], None)
+    (letter,) = dead(sends)
+    assert letter["reason"] == b"refused"
+    assert letter["error"] == b"no such number"
+    assert letter["source-topic"] == b"sms-notifications"
+    assert letter["source-offset"] == b"3"
+    assert letter["attempts"] == b"1"
+    assert sends[1].value == worker.parcel.value
+    assert worker.admit(NOW + 99_999) == (None, sends)
+
+
+def test_what_was_surely_not_sent_is_tried_three_times_and_then_a_letter() -> None:
+    worker, seen = Worker(), []
+    for _ in range(MAX_ATTEMPTS):
+        sends, wait = worker.try_once(outcome.deferred("busy"))
+        seen.append((told(sends), len(dead(sends)), wait is None))
+    assert seen == [
+        ([("retrying", "busy", 1)], 0, False),
+        ([("retrying", "busy", 2)], 0, False),
+        ([("failed", "retries_exhausted", 3)], 1, True),
+    ]
+    assert worker.admit() == (None, sends)
+
+
+@pytest.mark.parametrize(("doubt", "goes_on"), [(Doubt.AT_LEAST_ONCE, True), (Doubt.AT_MOST_ONCE, False)])
+def test_a_doubtful_call_is_repeated_by_its_policy(doubt: Doubt, goes_on: bool) -> None:
+    worker = Worker(doubt=doubt)
+    sends, wait = worker.try_once(outcome.doubtful("time-out"))
+    assert told(sends) == [("unknown", "time-out", 1)]
+    assert dead(sends) == []
+    assert (wait is not None) == goes_on
+    attempt, again = worker.admit()
+    assert (attempt is not None) == goes_on
+    assert again == sends
+
+
+def test_a_doubtful_call_is_repeated_where_keys_are_honoured() -> None:
+    worker = Worker(doubt=Doubt.AT_MOST_ONCE, honours_keys=True)
+    first, _ = worker.admit()
+    _, wait = worker.settle(first, outcome.doubtful("time-out"))
+    assert wait is not None
+    second, _ = worker.admit()
+    assert first is not None
+    assert second is not None
+    assert second.key == first.key
+    assert second.hashed == first.hashed
+
+
+def test_another_provider_does_not_know_the_keys_of_the_first() -> None:
+    worker = Worker(doubt=Doubt.AT_MOST_ONCE, honours_keys=True)
+    sends, _ = worker.try_once(outcome.doubtful("time-out"))
+    worker.provider = "backup"
+    assert worker.admit() == (None, sends)
+
+
+# -- a call that a former owner was cut off in
+
+
+def test_a_cut_off_call_is_settled_by_its_key() -> None:
+    worker = Worker(doubt=Doubt.AT_MOST_ONCE, honours_keys=True)
+    first, _ = worker.admit()
+    second, sends = worker.admit(NOW + 5)
+    assert first is not None
+    assert second is not None
+    assert (second.n, second.key, second.hashed) == (2, first.key, first.hashed)
+    assert sends == []
+
+
+@pytest.mark.parametrize("keyed_elsewhere", [True, False])
+def test_a_cut_off_call_without_keys_is_told_as_unknown_and_made_again_at_least_once(
+    keyed_elsewhere: bool,
+) -> None:
+    worker = Worker(doubt=Doubt.AT_LEAST_ONCE, honours_keys=keyed_elsewhere)
+    worker.admit()
+    if keyed_elsewhere:
+        worker.provider = "backup"
+    attempt, sends = worker.admit(NOW + 5)
+    assert attempt is not None
+    assert attempt.n == 2
+    assert told(sends) == [("unknown", "call_cut_off", 1)]
+
+
+def test_a_cut_off_call_is_told_as_unknown_and_not_made_again_at_most_once() -> None:
+    worker = Worker(doubt=Doubt.AT_MOST_ONCE)
+    worker.admit()
+    attempt, sends = worker.admit(NOW + 5)
+    assert attempt is None
+    assert told(sends) == [("unknown", "call_cut_off", 1)]
+    assert worker.admit(NOW + 99_999) == (None, sends)
+
+
+def test_what_an_owner_wrote_and_could_not_say_is_said_by_the_next() -> None:
+    """It was stopped between the changelog and the statuses, once after the result, once after the attempt."""
+    worker = Worker(doubt=Doubt.AT_LEAST_ONCE)
+    attempt, _ = worker.admit()
+    lost, _ = worker.settle(attempt, outcome.doubtful("time-out"))
+    second, again = worker.admit(NOW + 5)
+    assert again == lost
+    assert second is not None
+    third, again = worker.admit(NOW + 9)
+    assert third is not None
+    assert again[: len(lost)] == lost
+    assert told(again) == [("unknown", "time-out", 1), ("unknown", "call_cut_off", 2)]
+
+
+def test_an_owner_who_said_it_does_not_say_it_again() -> None:
+    worker = Worker()
+    worker.try_once(outcome.deferred("busy"))
+    attempt, sends = worker.admit(told=True)
+    assert attempt is not None
+    assert sends == []
+
+
+# -- the last gate
+
+
+def test_what_has_expired_is_not_called() -> None:
+    worker = Worker(expires_at=NOW)
+    attempt, sends = worker.admit(NOW)
+    assert attempt is None
+    assert told(sends) == [("expired", "expired", None)]
+    assert worker.rows == {}
+    assert worker.admit(NOW + 99_999) == (None, sends)
+    assert Worker(expires_at=NOW).admit(NOW - 1)[0] is not None
+
+
+def test_what_expires_between_two_attempts_is_not_called_again() -> None:
+    worker = Worker(expires_at=NOW + 10)
+    retrying, _ = worker.try_once(outcome.deferred("busy"))
+    attempt, sends = worker.admit(NOW + 10)
+    assert attempt is None
+    assert told(sends) == [("retrying", "busy", 1), ("expired", "expired", None)]
+    assert sends[:1] == retrying
+    assert worker.admit(NOW + 20) == (None, sends)
+
+
+@pytest.mark.parametrize("honours_keys", [True, False])
+def test_what_expires_in_doubt_stays_in_doubt(honours_keys: bool) -> None:
+    worker = Worker(expires_at=NOW + 10, honours_keys=honours_keys)
+    worker.admit(NOW)
+    attempt, sends = worker.admit(NOW + 10)
+    assert attempt is None
+    assert told(sends) == [("unknown", "call_cut_off", 1)]
+    assert worker.admit(NOW + 20) == (None, sends)
+    other = Worker(expires_at=NOW + 10, honours_keys=honours_keys)
+    other.try_once(outcome.doubtful("time-out"))
+    attempt, sends = other.admit(NOW + 10)
+    assert attempt is None
+    assert told(sends) == [("unknown", "time-out", 1)]
+
+
+# -- waits
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "waited"),
+    [(5.0, 5.0), (0.0, 0.0), (-3.0, 0.0), (1e9, MOST_WAIT), (float("inf"), MOST_WAIT), (float("nan"), 0.0)],
+)
+def test_retry_after_is_honoured_and_clamped(retry_after: float, waited: float) -> None:
+    assert Worker().try_once(outcome.deferred("busy", retry_after))[1] == waited
+
+
+@given(st.floats(), st.integers(1, MAX_ATTEMPTS - 1), st.floats(0, 1))
+def test_no_wait_is_below_nothing_or_above_the_most(retry_after: float, n: int, jitter: float) -> None:
+    worker = Worker()
+    attempt = Attempt(n, "k", "h", "main", NOW)
+    for after in (retry_after, None):
+        _, wait = settle(
+            worker.parcel,
+            attempt,
+            outcome.deferred("busy", after),
+            worker.rows,
+            NOW,
+            honours_keys=False,
+            jitter=jitter,
+        )
+        assert wait is not None
+        assert 0 <= wait <= MOST_WAIT
+
+
+def test_the_waits_grow() -> None:
+    worker = Worker()
+    assert [worker.try_once(outcome.deferred("busy"))[1] for _ in range(MAX_ATTEMPTS)] == [0.5, 1.0, None]
+
+
+# -- identity
+
+
+def test_each_target_of_each_step_is_an_effect_of_its_own() -> None:
+    parcels = [
+        deliver.read(a_message(**fields).to_json(), ORIGIN)
+        for fields in (
+            {},
+            {"target_id": "t-2"},
+            {"step": "resume:1"},
+            {"id": "0783f046-62d8-8879-94d1-92a28321f5e7"},
+        )
+    ]
+    assert len({parcel.effect for parcel in parcels}) == 4
+
+
+def test_a_changed_message_shows_in_the_attempt() -> None:
+    hashes = {a.hashed for text in ("one", "two") if (a := Worker(text=text).admit()[0]) is not None}
+    assert len(hashes) == 2
+
+
+def test_rows_come_back_as_they_were_put() -> None:
+    rows, effect = MemoryRows(), b"e|"
+    made = Attempt(2, "k", "h", "main", NOW)
+    ended = effects.Result(2, "sent", NOW, "main", "p", None)
+    effects.put_attempt(rows, effect, made)
+    effects.put_result(rows, effect, ended)
+    assert effects.attempt(rows, effect, 2) == made
+    assert effects.result(rows, effect, 2) == ended
+    assert effects.last_attempt(rows, effect) is None  # there is no first
+    effects.put_attempt(rows, effect, made._replace(n=1))
+    assert effects.last_attempt(rows, effect) == made
+
+
+@given(st.none() | st.binary(max_size=60))
+def test_what_is_no_message_is_refused_with_its_field(value: bytes | None) -> None:
+    with pytest.raises(Unreadable, match=": "):
+        deliver.read(value, ORIGIN)
+
+
+# -- stories
+
+
+ANSWERS = [
+    outcome.sent("p"),
+    outcome.delivered(),
+    outcome.refused("no"),
+    outcome.deferred("busy"),
+    outcome.doubtful("?"),
+]
+moves = st.sampled_from(["cut off", *ANSWERS])
+
+
+@given(st.lists(moves, min_size=1, max_size=8), st.booleans(), st.sampled_from(Doubt))
+def test_whatever_happens_an_end_is_an_end_and_is_said_again_in_the_same_bytes(
+    story: list[Any], honours_keys: bool, doubt: Doubt
+) -> None:
+    """And no attempt that surely took effect is followed by another."""
+    worker = Worker(doubt=doubt, honours_keys=honours_keys)
+    took_effect = False
+    for move in story:
+        attempt, _ = worker.admit()
+        if attempt is None:
+            break
+        assert not took_effect
+        if isinstance(move, Outcome):
+            took_effect = move.kind in ("sent", "delivered")
+            worker.settle(attempt, move)
+    ended, sends = worker.admit()
+    if ended is None:
+        rows = dict(worker.rows)
+        for later in (1, 1_000, 10**9):
+            assert worker.admit(NOW + later) == (None, sends)
+        assert worker.rows == rows
+        assert told(sends)[-1][0] in ("sent", "delivered", "failed", "unknown")
+
+
+@pytest.mark.parametrize("channel", Channel)
+def test_every_channel_has_a_letterbox(channel: Channel) -> None:
+    parcel = Parcel(a_message(channel=channel), b"value", ORIGIN)
+    letter = deliver.dead(parcel, "refused", "no", NOW, 1)
+    assert (letter.topic, letter.key, letter.value) == (f"dlq-{channel}", b"u-1", b"value")

@@ -1,0 +1,207 @@
+"""Intake: who an event is for, each once, and what planning will need to know."""
+
+from typing import Any
+
+import jmespath
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import intake
+from agents.catalogue import Catalogue
+from agents.intake import take_in
+from agents.plan import read
+from agents.sending import Send
+from schemas.event import MAX_RECIPIENTS, Unreadable, read_event
+from schemas.ids import hash_in, notification_id, user_hash
+from schemas.kinds import Reason
+from schemas.status import Status
+from tables.claims import Origin
+from tests.journeys.memory import NOON
+from tests.journeys.samples import SOURCE, a_workflow, cloud_event, request, shop
+
+ORIGIN = Origin("events", 0, 7, NOON)
+
+
+def taken(value: bytes, *rules: Any) -> list[Send]:
+    return take_in(value, [], ORIGIN, Catalogue(rules) if rules else shop())
+
+
+def users(value: bytes, *rules: Any) -> list[str]:
+    return [read(send.value).user_id for send in taken(value, *rules)]
+
+
+def ignored(value: bytes, *rules: Any) -> Status:
+    (send,) = taken(value, *rules)
+    assert send.topic == "delivery-status"
+    return Status.model_validate_json(send.value or b"")
+
+
+def test_an_event_becomes_a_notification_that_planning_reads() -> None:
+    (send,) = taken(cloud_event())
+    notification = read(send.value)
+    assert notification.id == notification_id("u-1", SOURCE, "e-1", "order-confirmed")
+    assert (notification.position, notification.event_at, notification.step) == ("events-0-7", NOON, "plan")
+    assert (notification.workflow, notification.category, notification.template) == (
+        "order-confirmed", "orders", "order",
+    )  # fmt: skip
+    assert notification.channels == ("email", "sms", "web")
+    assert notification.variables["order"] == {"id": "C-1"}
+    assert (send.topic, send.key, send.hashed) == ("notifications", b"u-1", user_hash("u-1"))
+    assert send.hashed == hash_in(notification.id)
+
+
+def test_a_redelivery_makes_the_same_bytes() -> None:
+    assert taken(cloud_event()) == taken(cloud_event())
+    assert taken(request()) == taken(request())
+
+
+def test_the_request_outweighs_the_rule() -> None:
+    (send,) = taken(
+        request(
+            priority="high", channels=["push"], category="c", template_id="other", locale="de",
+            metadata={"a": 1}, expires_at="2030-01-01T00:00:00Z", variables={"x": None},
+        )
+    )  # fmt: skip
+    found = read(send.value)
+    assert send.topic == "notifications-express"
+    assert (found.priority, found.channels, found.category, found.template, found.locale) == (
+        "high", ("push",), "c", "other", "de",
+    )  # fmt: skip
+    assert (found.metadata, found.expires_at, found.variables) == ({"a": 1}, 1_893_456_000_000, {"x": None})
+
+
+def test_what_the_request_leaves_open_the_rule_says() -> None:
+    rule = a_workflow(priority="critical", expires_after=60, mandatory=True, doubt="at_most_once")
+    (send,) = taken(request(), rule)
+    found = read(send.value)
+    assert send.topic == "notifications-express"
+    assert (found.priority, found.mandatory, found.doubt) == ("critical", True, "at_most_once")
+    assert found.expires_at == NOON + 60_000
+
+
+def test_a_request_with_its_own_words_needs_no_rule() -> None:
+    (send,) = taken(request(event_type="unknown", content={"subject": "Hi", "body": "there"}))
+    found = read(send.value)
+    assert (found.workflow, found.template) == ("direct", None)
+    assert found.content is not None
+    assert (found.content.subject, found.content.body) == ("Hi", "there")
+    (send,) = taken(request(event_type="unknown", template_id="order"))
+    assert read(send.value).template == "order"
+
+
+def test_a_contact_travels_with_its_notification() -> None:
+    (send,) = taken(request(user_id=None, recipients=[{"email": "a@example.com"}]))
+    found = read(send.value)
+    assert found.contact is not None
+    assert found.contact.email == "a@example.com"
+    assert found.user_id == found.contact.identity
+
+
+def test_somebody_who_is_named_twice_is_told_once() -> None:
+    contact = {"user_id": "u", "email": "a@example.com"}
+    for recipients in ([contact, "u"], ["u", contact]):
+        (send,) = taken(request(user_id=None, recipients=recipients))
+        assert read(send.value).contact is not None
+    event = cloud_event(data={"a": "u", "b": ["u", "v", "u"]})
+    assert users(event, a_workflow(recipients=["a", "b[]"])) == ["u", "v"]
+
+
+def test_two_rules_make_two_notifications_with_ids_of_their_own() -> None:
+    sends = taken(cloud_event(), a_workflow(), a_workflow(name="other", on="shop.*"))
+    assert len({read(send.value).id for send in sends}) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "found"),
+    [
+        ({"customer": {"id": "u"}}, "customer.id", ["u"]),
+        ({"customer": {"id": 5}}, "customer.id", ["5"]),
+        ({"all": [{"id": "u"}, {"id": None}, {}, {"id": 7}]}, "all[].id", ["u", "7"]),
+        ({"all": [[["u"], "v"]]}, "all", ["u", "v"]),
+        ({"a": {"b-c": "u"}}, 'a."b-c"', ["u"]),
+        ({"ok": True, "id": "u"}, "ok && id", ["u"]),
+        ({"ok": None, "id": "u"}, "ok && id", []),
+        ({"kind": "x", "id": "u"}, "kind == 'y' && id", []),
+        ({}, "customer.id", []),
+        ({"customer": None}, "customer.id", []),
+        ({"customer": "u"}, "customer.id", []),
+        ({"customer": ["u"]}, "customer.id", []),
+        ({"customer": {"id": ""}}, "customer.id", []),
+        ({"customer": {"id": True}}, "customer.id", []),
+        ({"customer": {"id": 1.5}}, "customer.id", []),
+        ({"customer": {"id": {"x": "u"}}}, "customer.id", []),
+    ],
+)
+def test_recipients_are_found_where_the_rule_says(data: Any, path: str, found: list[str]) -> None:
+    rule = a_workflow(recipients=[path])
+    event = cloud_event(data=data)
+    if found:
+        assert users(event, rule) == found
+    else:
+        assert ignored(event, rule).reason == Reason.NO_RECIPIENT
+
+
+names = st.sampled_from(["a", "b", "items", "length", "_x1"])
+data = st.recursive(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+)
+
+
+@given(data, st.lists(names, min_size=1, max_size=4))
+def test_the_short_way_for_plain_paths_finds_what_jmespath_finds(value: Any, path: list[str]) -> None:
+    dotted = ".".join(path)
+    assert intake._compiled(dotted)(value) == jmespath.search(dotted, value)
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "a\x00b", "x" * 513, "a\u202eb"])
+def test_a_recipient_that_cannot_be_a_key_is_refused_by_its_path(bad: str) -> None:
+    event = read_event(cloud_event(), [], "p", NOON)._replace(data={"customer": {"id": bad}})
+    with pytest.raises(Unreadable, match=r"recipients, customer\.id"):
+        intake.recipients(event, a_workflow())
+
+
+@pytest.mark.parametrize(
+    "path", ["join(',', id)", "sort_by(id, &x)", "to_number(id) > `1`", "length(id)", "abs(id)"]
+)
+@given(data)
+def test_an_expression_that_does_not_fit_its_data_is_refused_by_its_name(path: str, value: Any) -> None:
+    try:
+        taken(cloud_event(data={"id": value}), a_workflow(recipients=[path]))
+    except Unreadable as error:
+        assert path in str(error) or "(whole)" in str(error)
+
+
+def test_more_recipients_than_fit_are_refused() -> None:
+    rule = a_workflow(recipients=["all"])
+    assert (
+        len(users(cloud_event(data={"all": [f"u{n}" for n in range(MAX_RECIPIENTS)]}), rule))
+        == MAX_RECIPIENTS
+    )
+    with pytest.raises(Unreadable, match="1001 recipients") as found:
+        users(cloud_event(data={"all": [f"u{n}" for n in range(MAX_RECIPIENTS + 1)]}), rule)
+    assert found.value.reason is Reason.TOO_LARGE
+
+
+def test_a_large_event_is_not_multiplied_by_its_recipients() -> None:
+    event = cloud_event(data={"all": [f"u{n}" for n in range(500)], "blob": "x" * 200_000})
+    with pytest.raises(Unreadable, match="too many") as found:
+        taken(event, a_workflow(recipients=["all"]))
+    assert found.value.reason is Reason.TOO_LARGE
+
+
+def test_what_nobody_wants_is_ignored_with_an_id_of_its_own() -> None:
+    status = ignored(cloud_event(type="shop.cart.viewed"))
+    assert (status.state, status.reason, status.user_id) == ("ignored", Reason.NO_WORKFLOW, "")
+    assert status.notification_id == notification_id(f"{SOURCE}|e-1", SOURCE, "e-1", "")
+    assert status.event.id == "e-1"
+    (send,) = taken(cloud_event(type="shop.cart.viewed"))
+    assert send.hashed == hash_in(status.notification_id)
+
+
+def test_data_travels_whole() -> None:
+    data = {"customer": {"id": "u"}, "a": [1, 2.5, None, True, "é\u2028", {"b": 1e22}], "": {}, "big": 2**63}
+    (send,) = taken(cloud_event(data=data))
+    assert read(send.value).variables == orjson.loads(orjson.dumps(data))
