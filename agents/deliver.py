@@ -74,19 +74,21 @@ def admit(
     last = effects.last_attempt(rows, effect)
     if last is None:
         if expired:
-            return Admitted(None, [_expired(message)])
+            return Admitted(None, [_expired(message, None)])
         return _attempt(parcel, rows, 1, now, provider)
     result = effects.result(rows, effect, last.n)
     if result is None:
         keyed = honours_keys and last.provider == provider
         return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
     if not _may_go_on(parcel, result, honours_keys=honours_keys and result.provider == provider):
-        return Admitted(None, implied(parcel, result))
+        # what was said before a call is surely out; a cut-off was found without one
+        cut_off = result.kind == "cut_off"
+        return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
     again = [] if told else _implied_so_far(parcel, rows, last.n)
     if not expired:
         return _attempt(parcel, rows, last.n + 1, now, provider, again)
     if result.kind == "deferred":
-        again = [*again, _expired(message)]
+        again = [*again, _expired(message, result)]
     return Admitted(None, again)
 
 
@@ -162,8 +164,9 @@ def settle(
     return sends, min(FIRST_WAIT * 2 ** (attempt.n - 1), MOST_WAIT) * jitter
 
 
-def _expired(message: Message) -> Send:
-    return _status(message, State.EXPIRED, message.expires_at or 0, Reason.EXPIRED)
+def _expired(message: Message, after: Result | None) -> Send:
+    attempt = after.n if after is not None else None
+    return _status(message, State.EXPIRED, message.expires_at or 0, Reason.EXPIRED, attempt=attempt)
 
 
 _STATES = {
@@ -210,7 +213,12 @@ def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Sen
 
 
 def _status(
-    message: Message, state: State, at: int, reason: str | None, result: Result | None = None
+    message: Message,
+    state: State,
+    at: int,
+    reason: str | None,
+    result: Result | None = None,
+    attempt: int | None = None,
 ) -> Send:
     told = result.reason if result else None
     found = Status.of(
@@ -219,7 +227,7 @@ def _status(
         reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
-        attempt=result.n if result else None, event=message.event,
+        attempt=result.n if result else attempt, event=message.event,
         workflow=None, category=None, priority=None, metadata=None, why=None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

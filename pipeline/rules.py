@@ -111,7 +111,7 @@ class _Source:
 
     def model(self, model: type[M], value: Any, at: Place) -> M:
         """The value at a place as a model; unknown fields are refused, for they are misspelt ones."""
-        self._refuse_unknown(model, value, at)
+        self._refuse_unknown(model, value, at, skip=len(at))
         try:
             return model.model_validate(value)
         except ValidationError as error:
@@ -150,7 +150,7 @@ class _Source:
             place = place[:-1]
         return self._lines.get(place, 1)
 
-    def _refuse_unknown(self, model: type[BaseModel], value: Any, at: Place) -> None:
+    def _refuse_unknown(self, model: type[BaseModel], value: Any, at: Place, *, skip: int) -> None:
         if not isinstance(value, dict):
             return
         for name in value:
@@ -159,10 +159,10 @@ class _Source:
                 hint = (
                     f"; did you mean {near[0]}?" if near else f"; there are {', '.join(model.model_fields)}"
                 )
-                self.broken((*at, name), f"no such field{hint}", skip=len(at))
+                self.broken((*at, name), f"no such field{hint}", skip=skip)
         if model is TemplateSource and isinstance(value.get("channels"), dict):
             for channel, parts in value["channels"].items():
-                self._refuse_unknown(Parts, parts, (*at, "channels", channel))
+                self._refuse_unknown(Parts, parts, (*at, "channels", channel), skip=skip)
 
     def _read(self) -> Any:
         try:

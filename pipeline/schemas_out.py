@@ -27,7 +27,8 @@ VALUES: dict[str, Any] = {
     **{topics.MESSAGES[channel]: Message for channel in Channel},
 }
 VALUES |= {
-    name + topics.EXPRESS: VALUES[name] for name in (topics.EVENTS, topics.NOTIFICATIONS, *topics.MESSAGES.values())
+    name + topics.EXPRESS: VALUES[name]
+    for name in (topics.EVENTS, topics.NOTIFICATIONS, *topics.MESSAGES.values())
 }
 
 

@@ -18,7 +18,7 @@ from pipeline.broker import EmbeddedKafka
 from pipeline.demo.workload import Shop
 from pipeline.engine.failpoint import NAMES
 from pipeline.settings import load as load_settings
-from pipeline.topics import create
+from pipeline.topics import ROLES, create
 from schemas.kinds import State
 from tests.faults.mutants import MUTANTS, caught
 from tests.faults.verdict import Ledger, judge
@@ -101,7 +101,7 @@ class Loop:
             }, wrong
 
     async def _once(self, number: int, point: str, worker: Worker, feed: Feed, watcher: Watcher) -> None:
-        """One life: fed while it runs, dead at the failpoint or at some moment; now and then the disk is lost."""
+        """One life: fed while it runs, dead at the failpoint or at some moment; the disk goes now and then."""
         if point == "recovery.batch" or number % 5 == 4:
             worker.lose_disk()
         nth = self.random.randrange(1, 4 if "commit" in point or "recovery" in point else 12)
@@ -150,7 +150,7 @@ def _settings(bootstrap: str, directory: Path, webhook_port: int, smtp_port: int
         "log_level": "warning",
         "kafka": {
             "bootstrap_servers": bootstrap, "session_timeout": SESSION_SECONDS,
-            "partitions": dict.fromkeys(("core", "status", "email", "sms", "web", "webhook", "push", "chat"), 4),
+            "partitions": dict.fromkeys(ROLES, 4),
         },
         "web": {"port": 0},
         "channels": {

@@ -153,9 +153,7 @@ def test_a_cut_off_call_is_settled_by_its_key() -> None:
 
 
 @pytest.mark.parametrize("keyed_elsewhere", [True, False])
-def test_a_cut_off_call_without_keys_is_told_as_unknown_and_made_again_at_least_once(
-    keyed_elsewhere: bool,
-) -> None:
+def test_a_cut_off_call_without_keys_is_told_and_made_again_at_least_once(keyed_elsewhere: bool) -> None:
     worker = Worker(doubt=Doubt.AT_LEAST_ONCE, honours_keys=keyed_elsewhere)
     worker.admit()
     if keyed_elsewhere:
@@ -176,7 +174,7 @@ def test_a_cut_off_call_is_told_as_unknown_and_not_made_again_at_most_once() -> 
 
 
 def test_what_an_owner_wrote_and_could_not_say_is_said_by_the_next() -> None:
-    """It was stopped between the changelog and the statuses, once after the result, once after the attempt."""
+    """It was stopped between changelog and statuses, once after the result, once after the attempt."""
     worker = Worker(doubt=Doubt.AT_LEAST_ONCE)
     attempt, _ = worker.admit()
     lost, _ = worker.settle(attempt, outcome.doubtful("time-out"))
@@ -215,7 +213,7 @@ def test_what_expires_between_two_attempts_is_not_called_again() -> None:
     retrying, _ = worker.try_once(outcome.deferred("busy"))
     attempt, sends = worker.admit(NOW + 10)
     assert attempt is None
-    assert told(sends) == [("retrying", "busy", 1), ("expired", "expired", None)]
+    assert told(sends) == [("retrying", "busy", 1), ("expired", "expired", 1)]
     assert sends[:1] == retrying
     assert worker.admit(NOW + 20) == (None, sends)
 

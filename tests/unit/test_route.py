@@ -20,7 +20,8 @@ from tests.journeys.memory import NOON, MemoryRows
 from tests.journeys.samples import ID, a_notification, a_template, an_origin, request, shop
 
 MODELS: dict[str, type[Frozen]] = {
-    **dict.fromkeys(topics.MESSAGES.values(), Message), topics.DELIVERY_STATUS: Status, topics.CONTENTS: Contents,
+    **dict.fromkeys(topics.MESSAGES.values(), Message),
+    topics.DELIVERY_STATUS: Status, topics.CONTENTS: Contents,
 }  # fmt: skip
 
 
