@@ -28,6 +28,7 @@ def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows
             raise Unreadable(first_problem(error)) from None
         if prefix != people.DEVICES and known.user_id and known.user_id.encode() != key:
             raise Unreadable("user_id: is not the record's key, by which the record is found")
+        value = known.to_json()  # in one form, so that reading it needs no second look
     people.upsert(rows, prefix + key, at, value)
 
 

@@ -20,28 +20,40 @@ Words = Mapping[str, Any]
 
 
 class Router:
-    """Writes what one decision sends; `at` is the broker's time of the planning in ms."""
+    """Writes what one decision about one notification sends; `at` is the broker's time of its planning in ms.
 
-    __slots__ = ("at", "event", "hashed", "key", "notification", "told")
+    What every record of a kind shares is serialised once and put between its own parts.
+    """
+
+    __slots__ = ("_message_head", "_message_tail", "_status_head", "_status_tail", "hashed", "key", "notification")
 
     def __init__(self, notification: Notification, at: int, hashed: int) -> None:
-        self.notification, self.at, self.hashed = notification, at, hashed
-        self.key = notification.user_id.encode()
-        event = notification.event
-        self.event = {"source": event.source, "id": event.id, "type": event.type}
-        self.told = rfc3339(at)
+        n = self.notification = notification
+        self.hashed = hashed
+        self.key = n.user_id.encode()
+        event = {"source": n.event.source, "id": n.event.id, "type": n.event.type}
+        self._message_head = orjson.dumps({"v": 1, "id": n.id, "step": n.step, "user_id": n.user_id})[:-1] + b","
+        tail: dict[str, Any] = {
+            "event": event, "event_at": n.event_at, "at": at, "category": n.category, "priority": n.priority,
+            "doubt": n.doubt,
+        }  # fmt: skip
+        if n.expires_at is not None:
+            tail["expires_at"] = n.expires_at
+        self._message_tail = b"," + orjson.dumps(tail)[1:]
+        self._status_head = orjson.dumps({"v": 1, "notification_id": n.id, "user_id": n.user_id})[:-1] + b","
+        told: dict[str, Any] = {
+            "at": rfc3339(at), "event_at": n.event_at, "event": event, "workflow": n.workflow,
+            "category": n.category, "priority": n.priority,
+        }  # fmt: skip
+        if n.metadata is not None:
+            told["metadata"] = n.metadata
+        self._status_tail = b"," + orjson.dumps(told)[1:]
 
     def message(self, channel: str, target: str, target_name: str, words: Words) -> Send:
         """The message for one target of one channel (schemas.message.Message)."""
-        n = self.notification
-        value: dict[str, Any] = {
-            "v": 1, "id": n.id, "step": n.step, "user_id": n.user_id, "channel": channel, "target": target,
-            "target_id": target_name, **words, "event": self.event, "event_at": n.event_at, "at": self.at,
-            "category": n.category, "priority": n.priority, "doubt": n.doubt,
-        }  # fmt: skip
-        if n.expires_at is not None:
-            value["expires_at"] = n.expires_at
-        return Send(topics.message_lane(channel, n.priority), self.key, orjson.dumps(value), self.hashed)
+        own = orjson.dumps({"channel": channel, "target": target, "target_id": target_name, **words})[1:-1]
+        value = b"".join((self._message_head, own, self._message_tail))
+        return Send(topics.message_lane(channel, self.notification.priority), self.key, value, self.hashed)
 
     def status(
         self,
@@ -55,27 +67,21 @@ class Router:
         why: list[dict[str, str]] | None = None,
     ) -> Send:
         """One change of state (schemas.status.Status); the first of a decision carries its why."""
-        n = self.notification
-        value: dict[str, Any] = {"v": 1, "notification_id": n.id, "user_id": n.user_id}
+        own: dict[str, Any] = {}
         if channel is not None:
-            value["channel"] = channel
+            own["channel"] = channel
         if target is not None:
-            value["target"] = masked(target)
-            value["target_id"] = target_name or target_id(target)
-        value["state"] = state
+            own["target"] = masked(target)
+            own["target_id"] = target_name or target_id(target)
+        own["state"] = state
         if reason is not None:
-            value["reason"] = reason
+            own["reason"] = reason
         if detail is not None:
-            value["detail"] = detail
-        value |= {
-            "at": self.told, "event_at": n.event_at, "event": self.event, "workflow": n.workflow,
-            "category": n.category, "priority": n.priority,
-        }  # fmt: skip
-        if n.metadata is not None:
-            value["metadata"] = n.metadata
+            own["detail"] = detail
+        value = b"".join((self._status_head, orjson.dumps(own)[1:-1], self._status_tail))
         if why is not None:
-            value["why"] = why
-        return Send(topics.DELIVERY_STATUS, self.key, orjson.dumps(value), self.hashed)
+            value = b"".join((value[:-1], b',"why":', orjson.dumps(why), b"}"))
+        return Send(topics.DELIVERY_STATUS, self.key, value, self.hashed)
 
     def contents(self, by_channel: Mapping[str, Words]) -> Send:
         """The rendered content, once, for those who remember it (schemas.message.Contents)."""

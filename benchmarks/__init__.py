@@ -1,1 +1,1 @@
-"""Benchmarks: commands that measure Carillon beside other ways of doing the same job, on one embedded Kafka."""
+"""Benchmarks: commands that measure Carillon beside other ways of doing the same job."""

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import sys
 from typing import Any
@@ -37,7 +38,9 @@ def _positive(text: str) -> int:
     return number
 
 
-async def measure(bootstrap_servers: str, names: list[str], runs: int, events: int | None) -> list[dict[str, Any]]:
+async def measure(
+    bootstrap_servers: str, names: list[str], runs: int, events: int | None
+) -> list[dict[str, Any]]:
     """Runs the benchmarks of these names one after the other."""
     found = []
     running = asyncio.current_task()
@@ -54,6 +57,7 @@ async def measure(bootstrap_servers: str, names: list[str], runs: int, events: i
 def main() -> int:
     """Runs what the command line says; returns the exit status."""
     chosen = arguments(sys.argv[1:])
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go: it retries, and tells
     names = [chosen.only] if chosen.only else list(REGISTRY)
     try:
         with EmbeddedKafka(heap_megabytes=HEAP_MEGABYTES) as kafka:

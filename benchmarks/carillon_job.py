@@ -1,4 +1,4 @@
-"""The simple job as a stage on the production engine; run as a process, it measures itself."""
+"""The simple job as a stage on the production engine."""
 
 import asyncio
 import time

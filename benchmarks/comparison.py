@@ -68,7 +68,10 @@ def summary(name: str, measures: dict[str, list[Measure]]) -> dict[str, Any]:
     ratios = {other: round(medians[first] / medians[other], 2) for other in others}
     for other in others:
         each = [_pace(a) / _pace(b) for a, b in zip(measures[first], measures[other], strict=True)]
-        figures[f"ratio_{other}_min"], figures[f"ratio_{other}_max"] = round(min(each), 2), round(max(each), 2)
+        figures[f"ratio_{other}_min"], figures[f"ratio_{other}_max"] = (
+            round(min(each), 2),
+            round(max(each), 2),
+        )
     return {"name": name, "figures": figures, "ratios": ratios}
 
 
@@ -79,7 +82,9 @@ def _pace(measure: Measure) -> float:
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
     figures = found["figures"]
-    lines = [f"{found['name']}: {figures['runs']} runs, {figures['partitions']} partitions; median (min - max)"]
+    lines = [
+        f"{found['name']}: {figures['runs']} runs, {figures['partitions']} partitions; median (min - max)"
+    ]
     lines.append(f"  {'':<12} {'events':>8} {'per CPU second':>28} {'per wall second':>28}  ratio")
     sides = [key.removesuffix("_events") for key in figures if key.endswith("_events")]
     for side in sides:

@@ -1,4 +1,4 @@
-"""The limit: the same bytes in and out with the same clients and nothing else; run as a process, it measures itself."""
+"""The limit: the same bytes in and out, with the same clients and nothing else."""
 
 import asyncio
 from typing import Any
@@ -14,10 +14,16 @@ async def main() -> None:
     """Measures one run."""
     told, watch, done = order(), Stopwatch(), 0
     consumer = aiokafka.AIOKafkaConsumer(
-        bootstrap_servers=told.bootstrap_servers, group_id=None, auto_offset_reset="earliest", max_poll_records=4000
+        bootstrap_servers=told.bootstrap_servers,
+        group_id=None,
+        auto_offset_reset="earliest",
+        max_poll_records=4000,
     )
     producer = aiokafka.AIOKafkaProducer(
-        bootstrap_servers=told.bootstrap_servers, acks="all", max_batch_size=1_000_000, max_request_size=20_000_000
+        bootstrap_servers=told.bootstrap_servers,
+        acks="all",
+        max_batch_size=1_000_000,
+        max_request_size=20_000_000,
     )
     await consumer.start()
     await producer.start()

@@ -1,4 +1,4 @@
-"""The production core role over the simple job's events, both hops; run as a process, it measures itself."""
+"""The production core role over the simple job's events, both hops."""
 
 import asyncio
 from collections.abc import Iterator
@@ -38,7 +38,11 @@ def catalogue() -> Catalogue:
     parts = Parts(subject=SUBJECT_SOURCE, text=BODY_SOURCE)
     template = Template(name="order-confirmed", versions={1: dict.fromkeys(CHANNELS, parts)})
     workflow = Workflow(
-        name="order-confirmed", on="order_confirmed", template="order-confirmed", channels=CHANNELS, category="orders"
+        name="order-confirmed",
+        on="order_confirmed",
+        template="order-confirmed",
+        channels=CHANNELS,
+        category="orders",
     )
     return Catalogue([workflow], [template])
 

@@ -23,7 +23,9 @@ class Tally:
 
     def add(self, key: bytes, value: bytes) -> None:
         """Counts a record."""
-        digest = hashlib.blake2b(value, key=hashlib.blake2b(key, digest_size=32).digest(), digest_size=16).digest()
+        digest = hashlib.blake2b(
+            value, key=hashlib.blake2b(key, digest_size=32).digest(), digest_size=16
+        ).digest()
         self.sum = (self.sum + int.from_bytes(digest)) % (1 << 128)
         self.count += 1
 
@@ -66,7 +68,10 @@ class Desk:
         """Puts (topic, key, value) on topics, each key where Kafka's default partitioner puts it."""
         outbox = Outbox(_All(self.partitions))
         producer: Any = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap_servers, acks="all", max_batch_size=1_000_000, max_request_size=20_000_000
+            bootstrap_servers=self.bootstrap_servers,
+            acks="all",
+            max_batch_size=1_000_000,
+            max_request_size=20_000_000,
         )
         async with producer:
             for number, (topic, key, value) in enumerate(records, 1):

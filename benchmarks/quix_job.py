@@ -1,4 +1,4 @@
-"""The simple job in Quix Streams, at least once, at its default commit interval; runs in an environment of its own."""
+"""The simple job in Quix Streams as it is by default, at least once; runs in an environment of its own."""
 
 import time
 from typing import Any
@@ -25,8 +25,8 @@ def decide(value: bytes, state: Any, today: str) -> list[dict[str, str]]:
     found = identity(request.user_id.encode(), request.idempotency_key)
     return [
         {
-            "id": found, "user_id": request.user_id, "channel": channel, "to": preference.email, "subject": subject,
-            "body": body, "priority": request.priority,
+            "id": found, "user_id": request.user_id, "channel": channel, "to": preference.email,
+            "subject": subject, "body": body, "priority": request.priority,
         }
         for channel, wanted in preference.channels.items()
         if wanted
@@ -39,8 +39,8 @@ def main() -> None:
 
     told, watch, done = order(), Stopwatch(), 0
     app = quixstreams.Application(
-        told.bootstrap_servers, consumer_group=told.group, auto_offset_reset="earliest", state_dir=told.state_dir,
-        loglevel="ERROR",
+        told.bootstrap_servers, consumer_group=told.group, auto_offset_reset="earliest",
+        state_dir=told.state_dir, loglevel="ERROR",
     )  # fmt: skip
     source = app.topic(told.source, key_deserializer="bytes", value_deserializer="bytes")
     outputs = {

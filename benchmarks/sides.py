@@ -115,7 +115,8 @@ class SimpleSide(Side):
     async def prepare(self, desk: Desk, prefix: str, state_dir: str) -> Order:
         order = Order(
             desk.bootstrap_servers, prefix + "events", {channel: prefix + channel for channel in CHANNELS},
-            group=prefix + "group", prefix=prefix, events=self.events, partitions=desk.partitions, state_dir=state_dir,
+            group=prefix + "group", prefix=prefix, events=self.events, partitions=desk.partitions,
+            state_dir=state_dir,
         )  # fmt: skip
         changelogs = [order.group + self.changelog] if self.changelog else []
         await desk.create([order.source, *order.outputs.values()], changelogs)
@@ -188,15 +189,15 @@ class Core(Side):
         await create(settings)
         outputs = {str(channel): prefix + topics.MESSAGES[channel] for channel in core_job.CHANNELS}
         order = Order(
-            desk.bootstrap_servers, prefix + topics.EVENTS, outputs, group=prefix + "carillon-core", prefix=prefix,
-            events=self.events, partitions=desk.partitions, state_dir=state_dir,
+            desk.bootstrap_servers, prefix + topics.EVENTS, outputs, group=prefix + "carillon-core",
+            prefix=prefix, events=self.events, partitions=desk.partitions, state_dir=state_dir,
         )  # fmt: skip
         await desk.fill((prefix + topic, key, value) for topic, key, value in core_job.people(self.events))
         await desk.fill((order.source, key, value) for key, value in all_events(self.events))
         return order
 
     async def check(self, desk: Desk, order: Order) -> None:
-        """Each event has its messages with the simple job's words, a status a message and one contents record."""
+        """Each event has its messages with the simple job's words, their statuses and contents, once."""
         expected = rendered(self.events)
         for channel, topic in order.outputs.items():
             found = Tally()
@@ -231,9 +232,11 @@ class Core(Side):
 def decided(events: int) -> dict[str, Tally]:
     """What the simple job comes to, decided in memory."""
     found = {channel: Tally() for channel in CHANNELS}
-    tables: tuple[dict[bytes, bytes], ...] = ({}, {}, {})
+    seen: dict[bytes, bytes] = {}
+    preferences: dict[bytes, bytes] = {}
+    sent_today: dict[bytes, bytes] = {}
     for _, value in all_events(events):
-        for channel, key, made in stock_job.decide(value, *tables, b"0"):
+        for channel, key, made in stock_job.decide(value, seen, preferences, sent_today, b"0"):
             found[channel].add(key, made)
     return found
 

@@ -10,21 +10,26 @@ _set_fields, _set_extra, _set_private = (
     BaseModel.__dict__[f"__pydantic_{name}__"].__set__ for name in ("fields_set", "extra", "private")
 )
 
+#: which fields were given: what we build ourselves is never serialised by that
+_NOBODY_ASKS: set[str] = set()
+
 
 class Frozen(BaseModel):
     """A frozen value; unknown fields are ignored, known ones validated."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=False)
 
-    #: every field's default, in the order of the fields and so of the JSON; None where one must be made anew
-    _blank: ClassVar[dict[str, Any] | None] = None
+    #: every field's default, in the order of the fields and so of the JSON
+    _blank: ClassVar[dict[str, Any]] = {}
+    #: the fields whose default must be made anew
+    _made: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         fields = cls.model_fields
-        anew = any(field.default_factory is not None for field in fields.values())
-        cls._blank = None if anew else {name: field.default for name, field in fields.items()}
+        cls._blank = {name: field.default for name, field in fields.items()}
+        cls._made = {name: f.default_factory for name, f in fields.items() if f.default_factory is not None}
 
     @classmethod
     def of(cls, **fields: Any) -> Self:
@@ -33,12 +38,17 @@ class Frozen(BaseModel):
         `model_construct` at a third of its cost. A field without a default that was forgotten makes
         `to_json` raise.
         """
-        blank = cls._blank
-        if blank is None:
-            return super().model_construct(**fields)
+        return cls.trusted(fields)
+
+    @classmethod
+    def trusted(cls, fields: dict[str, Any]) -> Self:
+        """The same from a dict, which is the model's from then on."""
         made = object.__new__(cls)
-        _set_dict(made, blank | fields)
-        _set_fields(made, set(fields))
+        for name, make in cls._made.items():
+            if name not in fields:
+                fields[name] = make()
+        _set_dict(made, cls._blank | fields)
+        _set_fields(made, _NOBODY_ASKS)
         _set_extra(made, None)
         _set_private(made, None)
         return made

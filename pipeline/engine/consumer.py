@@ -39,7 +39,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.full: set[TP] = set()
         #: how far gate topics were read, those offsets included that hold no record
         self.read: dict[TP, int] = {}
-        #: the generation whose tasks are open
+        #: the generation that assigned what we have, and the one whose tasks are open
+        self.assigned: int | None = None
         self.opened: int | None = None
         self.draining = self.stopping = False
         self.seeking, self.committing, self.drained = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
@@ -121,11 +122,13 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
     # -- opening and giving up partitions
 
     async def open_tasks(self, numbers: set[int], generation: int) -> None:
-        """Called when the store is restored: raises the epochs and lets the tasks begin."""
+        """Called when the store is restored: raises the epochs and lets the tasks begin.
+
+        Opens nothing, and leaves `opened` as it is, where the next rebalance has begun.
+        """
         self.check_partition_counts()
-        internals.watch_heartbeat(self)
         ends = await internals.end_offsets(self, {TP(topic, n) for n in numbers for topic in self.app.gates})
-        if self.stopping or generation != internals.generation(self.app):
+        if self.stopping or generation != self.assigned:
             return
         make = Task if self.app.effects is None else EffectTask
         # A drain must find them from now on: it may come while they are being opened.
@@ -166,13 +169,17 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stops taking, drains, commits, and lets go."""
-        started = time.monotonic()
+        started, self.assigned = time.monotonic(), None
         try:
             await self.drain()
         except Exception as error:
             await self.app.crash(error)
         self.app.observer.revoked(len(revoked), time.monotonic() - started)
         await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.assigned = generation_id
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def drain(self) -> None:
         """Lets units end that have begun, commits what is done, and drops the tasks; never takes long."""
@@ -193,6 +200,9 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         """Drains for good: whatever the group does from now on, no task is opened again."""
         self.stopping = True
         await self.drain()
+
+    def close(self) -> None:
+        """Not Faust's way, which closes the thread's connections from here when a stop meets a rebalance."""
 
     async def on_stop(self) -> None:
         await self.close_tasks()

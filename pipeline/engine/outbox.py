@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 
-from pipeline.engine.internals import is_retriable, record_batch
+from pipeline.engine.internals import is_retriable, pack
 
 BATCH_BYTES = 900_000
 RECORD_BYTES = 950_000
@@ -15,6 +15,7 @@ RECORD_BYTES = 950_000
 
 Headers = list[tuple[str, bytes]]
 NO_HEADERS: Headers = []
+Item = tuple[bytes | None, bytes | None, Headers]
 
 
 class RecordTooLarge(ValueError):
@@ -32,21 +33,12 @@ class Batch:
 
     __slots__ = ("builder", "partition", "records", "topic")
 
-    def __init__(self, topic: str, partition: int) -> None:
-        self.topic, self.partition = topic, partition
-        self.builder = record_batch(BATCH_BYTES)
-        self.records: list[tuple[bytes | None, bytes | None, Headers]] = []
-
-    def append(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        if self.builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
-            return False
-        self.records.append((key, value, headers))
-        return True
+    def __init__(self, topic: str, partition: int, records: list[Item], builder: Any) -> None:
+        self.topic, self.partition, self.records, self.builder = topic, partition, records, builder
 
     def rebuild(self) -> None:
-        self.builder = record_batch(BATCH_BYTES)
-        for key, value, headers in self.records:
-            self.builder.append(timestamp=None, key=key, value=value, headers=headers)
+        """Makes the batch anew: a builder can be sent once."""
+        self.builder, _ = pack(self.records, 0, BATCH_BYTES)
 
 
 class Outbox:
@@ -55,12 +47,11 @@ class Outbox:
     `partitions` names every topic that may be sent to, with its number of partitions.
     """
 
-    __slots__ = ("full", "open", "partitions")
+    __slots__ = ("open", "partitions")
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
         self.partitions = partitions
-        self.open: dict[tuple[str, int], Batch] = {}
-        self.full: list[Batch] = []
+        self.open: dict[tuple[str, int], list[Item]] = {}
 
     def add(
         self,
@@ -85,23 +76,27 @@ class Outbox:
         if (size := len(value or b"") + len(key or b"")) > room:
             raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
         where = (topic, partition)
-        batch = self.open.get(where)
-        if batch is None or not batch.append(key, value, headers):
-            if batch is not None:
-                self.full.append(batch)
-            batch = self.open[where] = Batch(topic, partition)
-            batch.append(key, value, headers)
+        records = self.open.get(where)
+        if records is None:
+            records = self.open[where] = []
+        records.append((key, value, headers))
 
     def clear(self) -> None:
         """Forgets what was added."""
-        self.open, self.full = {}, []
+        self.open = {}
 
     def __bool__(self) -> bool:
         return bool(self.open)
 
     def take(self) -> list[Batch]:
         """Hands over the batches, each partition's in the order of their adding."""
-        batches = [*self.full, *self.open.values()]
+        batches = []
+        for (topic, partition), records in self.open.items():
+            start = 0
+            while start < len(records):
+                builder, end = pack(records, start, BATCH_BYTES)
+                batches.append(Batch(topic, partition, records[start:end], builder))
+                start = end
         self.clear()
         return batches
 

@@ -279,10 +279,10 @@ class Task:
         headers = [(EPOCH_HEADER, b"%d" % self.epoch)]
         while True:
             self.own()
-            batch = internals.record_batch(CHANGELOG_BATCH_BYTES)
-            for key, value in rows.items():
-                if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
-                    raise RecordTooLarge(f"{weight(rows)} bytes of changes in one batch")
+            records = [(key, value, headers) for key, value in rows.items()]
+            batch, packed = internals.pack(records, 0, CHANGELOG_BATCH_BYTES)
+            if packed < len(records):
+                raise RecordTooLarge(f"{weight(rows)} bytes of changes in one batch")
             try:
                 sent = await internals.raw_producer(self.app).send_batch(
                     batch, self.app.changelog, partition=self.number

@@ -101,7 +101,7 @@ class Loop:
             }, wrong
 
     async def _once(self, number: int, point: str, worker: Worker, feed: Feed, watcher: Watcher) -> None:
-        """One life: fed while it runs, dead at the failpoint or at some moment; the disk goes now and then."""
+        """One life: fed while it runs, dead at the failpoint or at some moment; the disk is lost at times."""
         if point == "recovery.batch" or number % 5 == 4:
             worker.lose_disk()
         nth = self.random.randrange(1, 4 if "commit" in point or "recovery" in point else 12)

@@ -110,6 +110,24 @@ async def test_calls_run_side_by_side_up_to_the_window(kafka: str, tmp_path: Pat
     assert sink.most_running == 5
 
 
+async def test_the_tasks_of_a_worker_share_what_it_can_really_call_at_once(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka, partitions=4)
+    await ground.create("in", "status")
+    sink = sink_of(ground, tmp_path, hold=[id_ for _, id_ in messages(100)])
+    sink.parallel = 8
+    await ground.send("in", messages(100))
+    async with running(calling_app(ground, tmp_path, sink, "in")):
+        await eventually(lambda: len(sink.running) == 8, "as many as it can")
+        attempts = sum(key.startswith(b"a|") for key in fold(await ground.read(ground.changelog)))
+        for event in sink.held.values():
+            event.set()
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert attempts == 8, "attempts of calls that did not begin"
+    assert sink.most_running == 8
+
+
 async def test_calls_that_ended_together_are_settled_in_one_batch(kafka: str, tmp_path: Path) -> None:
     ground = await ground_of(kafka)
     sink = sink_of(ground, tmp_path, hold=[id_ for _, id_ in messages(40)])

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
-from pipeline.engine import Unit, UnitApp
+from pipeline.engine import Unit, UnitApp, internals
 from pipeline.engine import consumer as engine_consumer
+from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.store import EPOCH_HEADER, OWN
 from tests.kafka.engine_app import (
     POISON,
@@ -76,6 +77,47 @@ async def test_partitions_change_hands_without_a_loss_or_a_repetition(kafka: str
     assert notes.drains
     assert max(notes.drains) < 1.0
     assert not notes.abandonments
+
+
+async def test_what_was_restored_for_a_generation_is_not_opened_once_the_next_has_begun(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    await ground.send("in", messages(0, 100))
+    first, second = (
+        claiming_app(ground, tmp_path / name, Claims(ground.topic("out")), "in") for name in "ab"
+    )
+    revoked, opened = asyncio.Event(), asyncio.Event()
+    end_offsets = internals.end_offsets
+
+    async def end_offsets_late(consumer: Any, tps: Any) -> Any:
+        if consumer is first.consumer:
+            await revoked.wait()
+        return await end_offsets(consumer, tps)
+
+    async def open_tasks(numbers: set[int], generation: int) -> None:
+        await UnitConsumer.open_tasks(first.consumer, numbers, generation)
+        opened.set()
+
+    async def revoke(partitions: Any) -> None:
+        await UnitConsumer.on_partitions_revoked(first.consumer, partitions)
+        if partitions:
+            # What the first generation had restored is to be opened now, after its end.
+            revoked.set()
+            await opened.wait()
+            assert first.consumer.tasks == {}
+
+    monkeypatch.setattr(internals, "end_offsets", end_offsets_late)
+    first.consumer.open_tasks, first.consumer.on_partitions_revoked = open_tasks, revoke
+    async with running(first, ready=False):
+        await eventually(lambda: first.consumer.assigned, "a generation")
+        async with running(second):
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+            await eventually(lambda: first.ready)
+            runners = [task for task in asyncio.all_tasks() if task.get_name() == f"{ground.group}-0"]
+            assert len(runners) == 1
+    assert set(outputs_by_id(await ground.read("out"))) == {id_ for _, id_ in messages(0, 100)}
 
 
 async def test_calls_in_flight_are_settled_before_their_partition_is_given_up(
@@ -216,7 +258,7 @@ async def test_a_unit_that_does_not_get_on_makes_its_worker_unready(
 
         async def decide_late(unit: Unit) -> Any:
             await go_on.wait()
-            return await engine_consumer.UnitConsumer.decide(app.consumer, unit)
+            return await UnitConsumer.decide(app.consumer, unit)
 
         app.consumer.decide = decide_late
         await ground.send("in", [(b"u", b"m1")])

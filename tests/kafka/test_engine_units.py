@@ -302,6 +302,7 @@ async def test_a_stage_slower_than_its_topic_pauses_it_and_stays_a_member(
         assert app.consumer_generation_id == generation
         assert app.consumer.full == set()
     assert paused_polls > 10
+    assert max(records for _, records in notes.units[30:]) <= 20, "a unit of 20 ms, at 1 ms a record"
     assert 100 < longest <= 100 + 200
     assert not notes.abandonments
 

@@ -1,0 +1,214 @@
+"""The benchmarks measure what they say: all sides do the same job, and the figures are those of CONTRACT."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from agents import intake, plan, topics
+from benchmarks import carillon_job, core_job, quix_job, stock_job
+from benchmarks.__main__ import REGISTRY, arguments
+from benchmarks.comparison import summary, table
+from benchmarks.desk import Tally
+from benchmarks.sides import QUIX_LOCK, ROOT, Measure, decided, rendered
+from benchmarks.simple_job import CHANNELS, DEFAULT_PREFERENCE, Request, all_events, words
+from pipeline.engine import Unit
+from tables.claims import Origin
+from tables.people import PREFERENCES, USERS, upsert
+
+NAMED_IN_CONTRACT = {
+    "engine", "planning", "chain", "restore", "rebalance", "waits", "lanes", "delivery", "sockets",
+}  # fmt: skip
+OUTPUTS = {channel: f"to-{channel}" for channel in CHANNELS}
+Sent = list[tuple[str, bytes, bytes]]
+
+
+class Rows(dict[bytes, bytes]):
+    """Rows in memory; also what a Unit takes for a database."""
+
+    put = dict.__setitem__
+    delete = dict.__delitem__
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted((key, value) for key, value in self.items() if key.startswith(prefix))
+
+
+class QuixState:
+    """The state of one key, as Quix Streams has it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+        self.exists, self.get_bytes, self.set_bytes = (
+            self.rows.__contains__, self.rows.get, self.rows.__setitem__,
+        )  # fmt: skip
+
+
+def some_events() -> list[tuple[bytes, bytes]]:
+    """A few users with several events each, and one event twice."""
+    found = list(all_events(60))
+    return [*found, found[7]]
+
+
+def decided_by_carillon(events: list[tuple[bytes, bytes]], mark: int = 0) -> tuple[Sent, Rows]:
+    """Each event a unit of its own."""
+    db, sent = Rows(), []
+    for number, (key, value) in enumerate(events):
+        record = SimpleNamespace(
+            topic="events", partition=0, offset=number, timestamp=5, key=key, value=value
+        )
+        unit = Unit(
+            "events", 0, [record], db, dict.fromkeys(OUTPUTS.values(), 1), number=number + 1, mark=mark
+        )
+        carillon_job.decide(record, unit, OUTPUTS, b"1")
+        db.update({row: value for row, value in unit.writes.items() if value is not None})
+        for batch in unit.outbox.take():
+            sent += [
+                (batch.topic.removeprefix("to-"), made[0] or b"", made[1] or b"") for made in batch.records
+            ]
+    return sent, db
+
+
+def decided_by_stock(
+    events: list[tuple[bytes, bytes]], preferences: dict[bytes, bytes] | None = None
+) -> Sent:
+    seen: dict[bytes, bytes] = {}
+    sent_today: dict[bytes, bytes] = {}
+    known = {} if preferences is None else preferences
+    return [made for _, value in events for made in stock_job.decide(value, seen, known, sent_today, b"1")]
+
+
+def decided_by_quix(events: list[tuple[bytes, bytes]]) -> Sent:
+    states: dict[bytes, QuixState] = {}
+    return [
+        (made["channel"], key, orjson.dumps(made))
+        for key, value in events
+        for made in quix_job.decide(value, states.setdefault(key, QuixState()), "1")
+    ]
+
+
+def test_the_registry_holds_benchmarks_of_the_contract() -> None:
+    assert set(REGISTRY) <= NAMED_IN_CONTRACT
+    for name in REGISTRY:
+        assert arguments(["--only", name, "--json"]).only == name
+
+
+def test_carillon_stock_and_quix_decide_the_same_outputs_byte_for_byte() -> None:
+    events = some_events()
+    expected = decided_by_stock(events)
+    assert len(expected) == 60 * len(CHANNELS), "the repeated event sends nothing"
+    assert decided_by_carillon(events)[0] == expected
+    assert decided_by_quix(events) == expected
+
+
+def test_every_side_stops_at_the_cap() -> None:
+    user, value = next(all_events(6))
+    body = orjson.loads(value)
+    events = [(user, orjson.dumps(body | {"idempotency_key": f"k{n}"})) for n in range(70)]
+    expected = decided_by_stock(events)
+    assert len(expected) == 50 * len(CHANNELS)
+    assert decided_by_carillon(events)[0] == expected
+    assert decided_by_quix(events) == expected
+
+
+def test_every_side_reads_the_preference_that_it_kept() -> None:
+    events = list(all_events(12))
+    only_email = DEFAULT_PREFERENCE.replace(b'"push":true', b'"push":false')
+    sent = decided_by_stock(events, dict.fromkeys({key for key, _ in events}, only_email))
+    assert {channel for channel, _, _ in sent} == {"email"}
+
+
+def test_a_redelivered_event_above_the_mark_is_sent_again_the_same() -> None:
+    key, value = next(all_events(6))
+    first, db = decided_by_carillon([(key, value)])
+    record: Any = SimpleNamespace(topic="events", partition=0, offset=0, timestamp=5, key=key, value=value)
+    for mark, expected in ((0, first), (1, [])):
+        unit = Unit("events", 0, [record], db, dict.fromkeys(OUTPUTS.values(), 1), number=2, mark=mark)
+        carillon_job.decide(record, unit, OUTPUTS, b"1")
+        again = [(b.topic.removeprefix("to-"), r[0], r[1]) for b in unit.outbox.take() for r in b.records]
+        assert again == expected
+        assert not unit.writes
+
+
+def test_what_is_expected_is_what_stock_faust_decides() -> None:
+    expected = {channel: Tally() for channel in CHANNELS}
+    for channel, key, value in decided_by_stock(list(all_events(30))):
+        expected[channel].add(key, value)
+    assert decided(30) == expected
+
+
+def test_the_core_role_makes_the_simple_jobs_words_of_the_same_events() -> None:
+    catalogue, rows = core_job.catalogue(), Rows()
+    for topic, key, value in core_job.people(30):
+        upsert(rows, (USERS if topic == topics.USERS else PREFERENCES) + key, 1, value)
+    found = {channel: Tally() for channel in core_job.CHANNELS}
+    kinds: dict[str, int] = {}
+    for number, (_, value) in enumerate(all_events(30)):
+        notes = intake.take_in(value, (), Origin("events", 0, number, 5), catalogue)
+        for note in notes:
+            sends = plan.plan(
+                plan.read(note.value), Origin("notifications", 0, number, 6), rows, 1, 0, catalogue
+            )
+            for send in sends:
+                kinds[send.topic] = kinds.get(send.topic, 0) + 1
+                for channel in core_job.CHANNELS:
+                    if send.topic == topics.MESSAGES[channel]:
+                        message = orjson.loads(send.value or b"")
+                        found[channel].add(send.key, f"{message['subject']}\0{message['text']}".encode())
+    assert found == dict.fromkeys(core_job.CHANNELS, rendered(30))
+    assert kinds[topics.CONTENTS] == 30
+    assert kinds[topics.DELIVERY_STATUS] == 60
+
+
+def test_a_tally_sees_a_lost_a_doubled_and_a_changed_record_but_no_order() -> None:
+    def tally(*records: bytes) -> Tally:
+        found = Tally()
+        for value in records:
+            found.add(b"k", value)
+        return found
+
+    assert tally(b"a", b"b") == tally(b"b", b"a")
+    assert (
+        len(
+            {repr(tally(*t)) for t in [(b"a",), (b"a", b"b"), (b"a", b"a"), (b"a", b"c"), (b"a", b"a", b"b")]}
+        )
+        == 5
+    )
+
+
+def test_the_figures_are_medians_with_their_ranges_and_the_ratios_are_theirs() -> None:
+    measures = {
+        "carillon": [Measure(100, 1.0, 2.0), Measure(100, 2.0, 2.0), Measure(100, 4.0, 5.0)],
+        "stock_faust": [Measure(10, 1.0, 1.0), Measure(10, 0.5, 1.0), Measure(10, 2.0, 4.0)],
+    }
+    found = summary("engine", measures)
+    figures = found["figures"]
+    assert figures["carillon_per_second"] == 50
+    assert (figures["carillon_per_second_min"], figures["carillon_per_second_max"]) == (25, 100)
+    assert figures["carillon_per_wall_second"] == 50
+    assert figures["stock_faust_events"] == 10
+    assert found["ratios"] == {"stock_faust": 5.0}
+    assert (figures["ratio_stock_faust_min"], figures["ratio_stock_faust_max"]) == (2.5, 10.0)
+    assert "stock_faust" in table(found)
+
+
+def test_words_need_no_escaping_so_that_sides_with_and_without_it_agree() -> None:
+    subject, body = words(Request.model_validate_json(next(all_events(6))[1]).variables)
+    assert not set("&<>\"'") & set(subject + body)
+
+
+def test_the_quix_lock_holds_hashes_for_what_is_asked_and_no_address() -> None:
+    lock = QUIX_LOCK.read_text()
+    asked = [line for line in (ROOT / "benchmarks" / "quix.in").read_text().splitlines() if "==" in line]
+    assert asked
+    for line in asked:
+        assert f"\n{line} \\\n    --hash=sha256:" in lock
+    assert "://" not in lock
+
+
+@pytest.mark.parametrize("wrong", [["--runs", "0"], ["--events", "-1"], ["--only", "nothing"]])
+def test_wrong_use_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        arguments(wrong)
+    assert refused.value.code == 2
