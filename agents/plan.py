@@ -5,6 +5,7 @@ The claim is looked up first, and every outcome is claimed. Writes the channel t
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 
 import orjson
@@ -16,7 +17,7 @@ from agents.route import Router, Words
 from agents.sending import MAX_BYTES, Send
 from schemas.event import Contact, Unreadable, first_problem
 from schemas.ids import hash_in, target_id
-from schemas.kinds import Channel, Reason, State
+from schemas.kinds import Channel, Priority, Reason, State
 from schemas.notification import EventRef, Notification
 from schemas.user import Preferences, User
 from tables import caps, claims, people
@@ -24,11 +25,14 @@ from tables.claims import Claim, Origin, Pinned
 from tables.rows import Rows
 
 MAX_DETAIL = 500
+Told = tuple[str, str, str | None, str]
+"""Channel, state, reason, and what the rule saw."""
 _PLAIN = {
     "id": str, "step": str, "user_id": str, "event": dict, "event_at": int, "position": str, "workflow": str,
     "category": str, "priority": str, "channels": list, "variables": dict,
 }  # fmt: skip
 """What intake always writes; a record with all of it needs no model, which costs four times as much."""
+_PRIORITIES, _CHANNELS = frozenset(map(str, Priority)), frozenset(map(str, Channel))
 _plain_of, _PLAIN_TYPES = itemgetter(*_PLAIN), tuple(_PLAIN.values())
 
 
@@ -36,8 +40,15 @@ def read(value: bytes | None) -> Notification:
     """Reads a record of `notifications`. Raises Unreadable, which names the field."""
     try:
         body = orjson.loads(value or b"")
-        if tuple(map(type, _plain_of(body))) == _PLAIN_TYPES and "content" not in body and "contact" not in body:
+        if (
+            tuple(map(type, _plain_of(body))) == _PLAIN_TYPES
+            and "content" not in body
+            and "contact" not in body
+            and body["priority"] in _PRIORITIES
+            and _CHANNELS.issuperset(body["channels"])
+        ):
             body["event"] = EventRef.trusted(body["event"])
+            body["channels"] = tuple(body["channels"])
             return Notification.trusted(body)
     except (ValueError, TypeError, KeyError):
         pass  # the model says what is wrong
@@ -197,33 +208,33 @@ def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list
     renderings = _renderings(notification, claim.version, catalogue)
     contexts = Contexts(notification.variables)
     rendered: dict[str, Words] = {}
-    outcomes: list[tuple[Pinned, str, str | None]] = []
+    outcomes: list[Told] = []
+    names: list[str | None] = []
     sends: list[Send] = []
     size = 0
-    for pinned in claim.pinned:
-        channel, target, reason, _ = pinned
+    for channel, target, against, saw in claim.pinned:
+        reason = against
+        name, state = None, "expired" if reason == "expired" else "suppressed"
         if reason is None and target is not None:
             words = _words(notification, channel, renderings, contexts)
-            if words is not None:
-                name = target_id(target)
+            if words is None:
+                reason = Reason.NO_TEMPLATE_FOR_CHANNEL
+            else:
+                name, state = target_id(target), "queued"
                 rendered[channel] = words
-                sends.append(router.message(channel, target, name, words))
-                outcomes.append((pinned, "queued", name))
-                size += len(sends[-1].value or b"")
-                continue
-            pinned = pinned._replace(reason=Reason.NO_TEMPLATE_FOR_CHANNEL)
-        outcomes.append((pinned, "expired" if reason == "expired" else "suppressed", None))
+                send = router.message(channel, target, name, words)
+                sends.append(send)
+                size += len(send.value or b"")
+        outcomes.append((channel, state, reason, saw))
+        names.append(name)
     if size > MAX_BYTES:  # all of the words travel once more, together, on `contents`
         raise TemplateBroken(f"{size} bytes for all channels; they may have {MAX_BYTES}")
     if rendered:
         sends.append(router.contents(rendered))
-    why: list[dict[str, str]] | None = explain(notification, outcomes)
-    for pinned, state, name in outcomes:
-        channel, target, reason, saw = pinned
+    why: bytes | None = explain(notification.event.type, notification.workflow, tuple(outcomes))
+    for pinned, name, (channel, state, reason, saw) in zip(claim.pinned, names, outcomes, strict=True):
         sends.append(
-            router.status(
-                state, channel=channel, target=target, target_name=name, reason=reason, detail=saw or None, why=why
-            )
+            router.status(state, channel, pinned.target, name, reason=reason, detail=saw or None, why=why)
         )
         why = None
     return sends
@@ -254,21 +265,17 @@ def _words(
     return render(rendering, contexts)
 
 
-def explain(
-    notification: Notification, outcomes: Sequence[tuple[Pinned, str, str | None]]
-) -> list[dict[str, str]]:
-    """The decision, rule by rule (schemas.status.Verdict)."""
-    return [
-        {"rule": "workflow", "saw": notification.event.type, "verdict": notification.workflow},
-        *[
-            {
-                "rule": p.channel,
-                "saw": p.saw,
-                "verdict": state if p.reason is None else f"{state}: {p.reason}",
-            }
-            for p, state, _ in outcomes
-        ],
+@lru_cache(maxsize=4_096)
+def explain(event_type: str, workflow: str, outcomes: tuple[Told, ...]) -> bytes:
+    """The decision, rule by rule, as JSON (schemas.status.Verdict).
+
+    Few decisions differ in this, so most are explained already.
+    """
+    rules = [
+        {"rule": channel, "saw": saw, "verdict": state if reason is None else f"{state}: {reason}"}
+        for channel, state, reason, saw in outcomes
     ]
+    return orjson.dumps([{"rule": "workflow", "saw": event_type, "verdict": workflow}, *rules])
 
 
 def _status(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import lru_cache, wraps
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -151,6 +151,7 @@ def compile_parts(channel: Channel, parts: Parts) -> Rendering:
     )
 
 
+@lru_cache(maxsize=10_000)
 def _compile(environment: _Words, source: str) -> Render:
     try:
         template = environment.from_string(source)
@@ -193,10 +194,11 @@ class Contexts:
     define no blocks, and nothing in the sandbox can change the variables.
     """
 
-    __slots__ = ("_in_html", "_in_plain", "variables")
+    __slots__ = ("_in_html", "_in_plain", "_rendered", "variables")
 
     def __init__(self, variables: dict[str, Any]) -> None:
         self.variables = variables
+        self._rendered: dict[Render, str] = {}
         self._in_plain: Context | None = None
         self._in_html: Context | None = None
 
@@ -212,6 +214,13 @@ class Contexts:
             self._in_html = Context(_html, self.variables, None, {})
         return self._in_html
 
+    def fill(self, part: Render, *, html: bool = False) -> str:
+        """A part, filled; channels that share one (a subject, often) have it filled once."""
+        found = self._rendered.get(part)
+        if found is None:
+            found = self._rendered[part] = part(self.html if html else self.plain)
+        return found
+
 
 def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
     """The words for one channel: subject and html where the template has them, and text.
@@ -221,10 +230,10 @@ def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         if rendering.subject is not None:
-            found["subject"] = one_line(rendering.subject(contexts.plain))
-        found["text"] = rendering.text(contexts.plain)
+            found["subject"] = one_line(contexts.fill(rendering.subject))
+        found["text"] = contexts.fill(rendering.text)
         if rendering.html is not None:
-            found["html"] = rendering.html(contexts.html)
+            found["html"] = contexts.fill(rendering.html, html=True)
     except TemplateBroken:
         raise
     except Exception as error:  # a template runs its author's expressions: anything may come out

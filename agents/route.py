@@ -25,14 +25,24 @@ class Router:
     What every record of a kind shares is serialised once and put between its own parts.
     """
 
-    __slots__ = ("_message_head", "_message_tail", "_status_head", "_status_tail", "hashed", "key", "notification")
+    __slots__ = (
+        "_message_head",
+        "_message_tail",
+        "_status_head",
+        "_status_tail",
+        "hashed",
+        "key",
+        "notification",
+    )
 
     def __init__(self, notification: Notification, at: int, hashed: int) -> None:
         n = self.notification = notification
         self.hashed = hashed
         self.key = n.user_id.encode()
         event = {"source": n.event.source, "id": n.event.id, "type": n.event.type}
-        self._message_head = orjson.dumps({"v": 1, "id": n.id, "step": n.step, "user_id": n.user_id})[:-1] + b","
+        self._message_head = (
+            orjson.dumps({"v": 1, "id": n.id, "step": n.step, "user_id": n.user_id})[:-1] + b","
+        )
         tail: dict[str, Any] = {
             "event": event, "event_at": n.event_at, "at": at, "category": n.category, "priority": n.priority,
             "doubt": n.doubt,
@@ -58,15 +68,15 @@ class Router:
     def status(
         self,
         state: str,
-        *,
         channel: str | None = None,
         target: str | None = None,
         target_name: str | None = None,
+        *,
         reason: str | None = None,
         detail: str | None = None,
-        why: list[dict[str, str]] | None = None,
+        why: bytes | None = None,
     ) -> Send:
-        """One change of state (schemas.status.Status); the first of a decision carries its why."""
+        """One change of state (schemas.status.Status); the first of a decision carries its why, as JSON."""
         own: dict[str, Any] = {}
         if channel is not None:
             own["channel"] = channel
@@ -80,7 +90,7 @@ class Router:
             own["detail"] = detail
         value = b"".join((self._status_head, orjson.dumps(own)[1:-1], self._status_tail))
         if why is not None:
-            value = b"".join((value[:-1], b',"why":', orjson.dumps(why), b"}"))
+            value = b"".join((value[:-1], b',"why":', why, b"}"))
         return Send(topics.DELIVERY_STATUS, self.key, value, self.hashed)
 
     def contents(self, by_channel: Mapping[str, Words]) -> Send:

@@ -33,11 +33,17 @@ class Wiring:
         """Puts what a stage wants sent into the unit's outbox. Raises RecordTooLarge."""
         add, names = unit.outbox.add, self.names
         for topic, key, value, hashed, headers in sends:
-            add(
-                names[topic], key, value, headers or NO_HEADERS,
-                hashed=None if hashed is None else hashed & 0x7FFFFFFF,
-                room=DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES,
-            )  # fmt: skip
+            if headers is None and hashed is not None:
+                add(names[topic], key, value, hashed=hashed & 0x7FFFFFFF)
+            else:
+                add(
+                    names[topic],
+                    key,
+                    value,
+                    headers or NO_HEADERS,
+                    hashed=None if hashed is None else hashed & 0x7FFFFFFF,
+                    room=DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES,
+                )
 
 
 def origin_of(record: Record) -> Origin:

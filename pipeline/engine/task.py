@@ -21,7 +21,7 @@ from pipeline.engine.unit import Unit
 if TYPE_CHECKING:
     from pipeline.engine.consumer import UnitConsumer
 
-QUEUE_RECORDS = 20_000
+QUEUE_RECORDS = 5_000
 QUEUE_BYTES = 32 << 20
 """What one task holds of one partition, before that partition is paused."""
 UNIT_BYTES = 1 << 20

@@ -18,6 +18,7 @@ steps = st.lists(
         ),
         st.tuples(st.sampled_from(["commit", "idle", "restart"]), st.just(0)),
         st.tuples(st.just("rewind"), st.integers(0, RECORDS)),
+        st.tuples(st.just("mend"), st.integers(0, RECORDS - 1)),
     ),
     max_size=40,
 )
@@ -30,14 +31,15 @@ class Died(Exception):
 class Model:
     """One topic of one task: a changelog, outputs and a committed offset that outlive the worker.
 
-    Records divisible by four are decided without a row, as are those that a stage ignores.
+    Records divisible by four are decided without a row, as are those that a stage ignores; a mended one is
+    decided afresh, under a new number, when it comes up again. Outputs are known by record and number.
     """
 
     def __init__(self) -> None:
         self.store: dict[bytes, bytes] = {}
         self.claims: dict[int, int] = {}
-        self.outputs: Counter[int] = Counter()
-        self.doubted: set[int] = set()
+        self.outputs: Counter[tuple[int, int]] = Counter()
+        self.doubted: set[tuple[int, int]] = set()
         self.committed = 0
         self.restart()
 
@@ -59,15 +61,16 @@ class Model:
         if not records:
             return
         number, mark, last = self.progress.number + 1, self.progress.mark, records[-1]
-        writes, outputs = {}, []
+        writes: dict[int, int] = {}
+        outputs: list[tuple[int, int]] = []
         for record in records:
             if record % 4 == 0:
                 continue
             if record not in self.claims:
                 writes[record] = number
-                outputs.append(record)
+                outputs.append((record, number))
             elif self.claims[record] > mark:
-                outputs.append(record)
+                outputs.append((record, self.claims[record]))
         if writes:
             self.claims.update(writes)
             self.store.update(self.progress.rows(last))
@@ -90,6 +93,8 @@ class Model:
                     self.committed = self.done
                 case "idle":
                     self.idle()
+                case "mend":
+                    self.claims.pop(number, None)
                 case "restart":
                     self.doubted.update(self.last_unit())
                     self.restart()
@@ -102,10 +107,10 @@ class Model:
             self.doubted.update(self.last_unit())
             self.restart()
 
-    def last_unit(self) -> set[int]:
+    def last_unit(self) -> set[tuple[int, int]]:
         """What the store says may not be out: the mark of the last unit travels with the next one."""
         mark = int(self.store.get(self.progress.mark_key) or 0)
-        return {record for record, number in self.claims.items() if number > mark}
+        return {(record, number) for record, number in self.claims.items() if number > mark}
 
     def finish(self) -> None:
         while self.position < RECORDS:
@@ -122,8 +127,8 @@ def test_nothing_is_lost_and_only_what_was_in_doubt_goes_out_again(ways: list[tu
         model.step(name, number)
     model.step("restart", 0)
     model.finish()
-    assert set(model.outputs) == {record for record in range(RECORDS) if record % 4}
-    assert {record for record, times in model.outputs.items() if times > 1} <= model.doubted
+    assert set(model.claims.items()) <= set(model.outputs)
+    assert {output for output, times in model.outputs.items() if times > 1} <= model.doubted
 
 
 @settings(max_examples=200)
@@ -135,7 +140,8 @@ def test_a_rewind_after_all_is_done_and_marked_emits_nothing(ways: list[tuple[st
     model.rewind(0)
     model.finish()
     before = model.outputs.copy()
-    assert set(before) == {record for record in range(RECORDS) if record % 4}
+    assert {record for record, _ in before} == {record for record in range(RECORDS) if record % 4}
+    assert set(model.claims.items()) <= set(before)
     model.rewind(0)
     model.finish()
     assert model.outputs == before

@@ -46,7 +46,7 @@ def test_an_event_becomes_a_notification_that_planning_reads() -> None:
     assert (notification.workflow, notification.category, notification.template) == (
         "order-confirmed", "orders", "order",
     )  # fmt: skip
-    assert notification.channels == ("email", "sms", "web")
+    assert list(notification.channels) == ["email", "sms", "web"]
     assert notification.variables["order"] == {"id": "C-1"}
     assert (send.topic, send.key, send.hashed) == ("notifications", b"u-1", user_hash("u-1"))
     assert send.hashed == hash_in(notification.id)
@@ -66,8 +66,8 @@ def test_the_request_outweighs_the_rule() -> None:
     )  # fmt: skip
     found = read(send.value)
     assert send.topic == "notifications-express"
-    assert (found.priority, found.channels, found.category, found.template, found.locale) == (
-        "high", ("push",), "c", "other", "de",
+    assert (found.priority, *found.channels, found.category, found.template, found.locale) == (
+        "high", "push", "c", "other", "de",
     )  # fmt: skip
     assert (found.metadata, found.expires_at, found.variables) == ({"a": 1}, 1_893_456_000_000, {"x": None})
 
