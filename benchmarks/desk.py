@@ -12,6 +12,7 @@ from pipeline.engine.outbox import Outbox, send
 
 FILL_RECORDS = 20_000
 READ_SECONDS = 120.0
+METADATA_SECONDS = 30.0
 CHANGELOG = {"cleanup.policy": "compact", "max.message.bytes": "20000000"}
 
 
@@ -53,10 +54,23 @@ class Desk:
         await self._admin.close()
 
     async def create(self, names: Iterable[str], changelogs: Iterable[str] = ()) -> None:
-        """Creates topics, all with the same partitions."""
+        """Creates topics, all with the same partitions, and waits until they have their leaders."""
         new = [NewTopic(name, self.partitions, 1) for name in names]
         new += [NewTopic(name, self.partitions, 1, topic_configs=CHANGELOG) for name in changelogs]
         await self._admin.create_topics(new)
+        async with asyncio.timeout(METADATA_SECONDS):
+            while not await self._led([topic.name for topic in new]):
+                await asyncio.sleep(0.02)
+
+    async def _led(self, names: list[str]) -> bool:
+        """Whether every partition has its leader."""
+        described = await self._admin.describe_topics(names)
+        return all(
+            topic["error_code"] == 0
+            and len(topic["partitions"]) == self.partitions
+            and all(part["leader"] >= 0 for part in topic["partitions"])
+            for topic in described
+        )
 
     async def remove(self, prefix: str) -> None:
         """Removes every topic whose name begins so."""

@@ -12,6 +12,7 @@ from benchmarks.worker import Stopwatch, order, report
 
 LONGEST_SECONDS = 240.0
 STOP_SECONDS = 30.0
+TABLES = ("seen", "preferences", "sent-today")
 Rows = MutableMapping[bytes, bytes]
 
 
@@ -48,8 +49,8 @@ async def main() -> None:
         told.group, broker=f"kafka://{told.bootstrap_servers}", store="rocksdb://",
         topic_partitions=told.partitions, topic_replication_factor=1, datadir=told.state_dir,
         web_enabled=False, broker_session_timeout=30,
-        broker_rebalance_timeout=30, stream_wait_empty=False, topic_disable_leader=True, producer_linger=0.005,
-        producer_max_batch_size=262144,
+        broker_rebalance_timeout=30, stream_wait_empty=False, topic_disable_leader=True,
+        producer_linger=0.005, producer_max_batch_size=262144,
     )  # fmt: skip
     raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
     source = app.topic(told.source, **raw)
@@ -62,7 +63,7 @@ async def main() -> None:
             partitions=told.partitions, options={"driver": "rocksdict"},
         )  # fmt: skip
 
-    seen, preferences, sent_today = table("seen"), table("preferences"), table("sent-today")
+    seen, preferences, sent_today = map(table, TABLES)
     today = b"%d" % (time.time() // 86400)
 
     async def plan(stream: Any) -> None:
@@ -86,7 +87,11 @@ async def main() -> None:
 
     await app.start()
     async with asyncio.timeout(LONGEST_SECONDS):
-        await finished
+        while not (finished.done() or app.should_stop):
+            await asyncio.sleep(0.02)
+        if not finished.done():
+            raise RuntimeError("Faust stopped by itself")
+        finished.result()
         await app.producer.flush()
         await app.consumer.commit()
     watch.stop()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.engine import Unit, UnitApp, internals
 from pipeline.engine import consumer as engine_consumer
+from pipeline.engine import task as engine_task
 from pipeline.engine.consumer import UnitConsumer
+from pipeline.engine.outbox import send
 from pipeline.engine.store import EPOCH_HEADER, OWN
 from tests.kafka.engine_app import (
     POISON,
@@ -220,22 +223,36 @@ async def test_an_epoch_is_never_taken_twice_although_a_zombie_wrote_its_own(
 
 
 async def test_a_role_whose_reject_fails_stops_commits_nothing_more_and_starts_again(
-    kafka: str, tmp_path: Path
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ground = Ground(kafka)
+    ground = Ground(kafka, partitions=2)
     await ground.create("in", "out")
-    await ground.send("in", [(b"u", b"m1")])
-    fatal = claiming_app(ground, tmp_path, Claims(ground.topic("out")), "in")
+    await ground.send("in", [(b"u", b"first")], partition=0)
+    await ground.send("in", messages(0, 3_000), partition=1)
+    claims = Claims(ground.topic("out"), slow=0.001)
+    fatal = claiming_app(ground, tmp_path, claims, "in", unit_seconds=0.005)
+    late: list[int] = []
+
+    async def send_late(producer: Any, batches: Any) -> Any:
+        """The unit that was under way beside the crash finds its outputs sent when all is closed."""
+        left = await send(producer, batches)
+        if fatal.crashed:
+            late.append(len(batches))
+            await eventually(lambda: not fatal.store.opened(), "the databases closed")
+        return left
+
+    monkeypatch.setattr(engine_task, "send", send_late)
     async with running(fatal):
-        await becomes(lambda: ground.caught_up("in"), "all committed")
-        await ground.send("in", [(b"u", POISON), (b"u", b"m2")])  # there is no topic for dead letters
-        await eventually(lambda: fatal.crashed, "a crash")
+        await becomes(lambda: _has(ground.committed("in"), ("in", 0)), "the first committed")
+        # There is no topic for dead letters; and the other partition is in the midst of its work.
+        await ground.send("in", [(b"u", POISON), (b"u", b"last")], partition=0)
+        await eventually(lambda: fatal.crashed and late, "a crash, and a unit under way beside it")
         assert not fatal.ready
         started = time.monotonic()
         await fatal.stop()
         assert time.monotonic() - started < 5.0
         assert not fatal.store.opened()
-    assert await ground.committed("in") == {("in", 0): 1}
+    assert (await ground.committed("in"))["in", 0] == 1
     left = [task for task in asyncio.all_tasks() if task.get_name().startswith(ground.group)]
     assert left == []
     mended = new_app(ground, tmp_path)
@@ -243,7 +260,45 @@ async def test_a_role_whose_reject_fails_stops_commits_nothing_more_and_starts_a
     mended.stage("claims", ground.topic("in"), decide=claims.decide, reject=lambda *_: None)
     async with running(mended):
         await becomes(lambda: ground.caught_up("in"), "all committed")
-    assert set(outputs_by_id(await ground.read("out"))) == {b"m1", b"m2"}
+    sent = outputs_by_id(await ground.read("out"))
+    assert set(sent) == {b"first", b"last"} | {id_ for _, id_ in messages(0, 3_000)}
+    assert {len(set(outputs)) for outputs in sent.values()} == {1}
+
+
+async def _has(offsets: Awaitable[dict[tuple[str, int], int]], tp: tuple[str, int]) -> bool:
+    return tp in await offsets
+
+
+@pytest.mark.parametrize("committed", [None, 0, 5])
+async def test_what_was_fetched_before_the_seek_comes_again_once(
+    kafka: str, tmp_path: Path, committed: int | None
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    before = messages(0, committed or 0)
+    await ground.send("in", before)
+    if committed is not None:
+        await ground.commit({("in", 0): committed})
+    claims = Claims(ground.topic("out"))
+    app = claiming_app(ground, tmp_path, claims, "in")
+    dropped = False
+
+    def take(tp: Any, records: list[Any]) -> None:
+        nonlocal dropped
+        dropped |= tp.topic == ground.topic("in") and tp not in app.consumer.taken
+        UnitConsumer.take(app.consumer, tp, records)
+
+    async def seek() -> None:
+        await ground.send("in", messages(len(before), 50))
+        await eventually(lambda: dropped, "records fetched before the seek")
+        await UnitConsumer.perform_seek(app.consumer)
+
+    async with running(app):
+        app.consumer.take, app.consumer.perform_seek = take, seek
+        await internals.rejoin(app.consumer)
+        await eventually(lambda: claims.decided, "a start after it")
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert claims.decided == [(ground.topic("in"), id_) for _, id_ in messages(len(before), 50)]
 
 
 async def test_a_unit_that_does_not_get_on_makes_its_worker_unready(

@@ -18,7 +18,7 @@ from schemas.outcome import Outcome
 from tables import effects
 from tables.effects import Attempt
 from tests.journeys.memory import NOON, MemoryRows
-from tests.journeys.samples import a_message, an_origin
+from tests.journeys.samples import ID, a_message, an_origin
 
 ORIGIN = an_origin(topic="sms-notifications")
 NOW = NOON + 1_000
@@ -268,6 +268,11 @@ def test_the_waits_grow() -> None:
 
 
 # -- identity
+
+
+def test_the_key_is_that_of_the_message_and_its_target_whoever_reads_it() -> None:
+    value = a_message().to_json()
+    assert deliver.read(value, ORIGIN).key == deliver.read(value, an_origin(offset=99)).key == f"{ID}.t-1"
 
 
 def test_each_target_of_each_step_is_an_effect_of_its_own() -> None:

@@ -42,9 +42,9 @@ MODELS: dict[str, type[Frozen]] = {
     ],
 )
 def test_everything_that_planning_sends_is_what_its_model_writes(fields: dict[str, Any]) -> None:
-    contact = fields.pop("contact", {"email": "ada@example.com"})
+    contact = {"contact": {"email": "ada@example.com"}}
     sends = plan(
-        a_notification(contact=contact, **fields), an_origin(), MemoryRows(), 5, 4,
+        a_notification(**(contact | fields)), an_origin(), MemoryRows(), 5, 4,
         Catalogue(templates=[a_template("{{ order.id }} é <b>")]),
     )  # fmt: skip
     assert sends
@@ -54,15 +54,26 @@ def test_everything_that_planning_sends_is_what_its_model_writes(fields: dict[st
         assert (send.key, send.hashed) == (b"u-1", hash_in(ID))
 
 
+REQUESTS = [
+    request(),
+    request(variables={"a": None, "b": [1, 2.5, "é"]}, metadata={"m": None}, locale="de", channels=["sms"]),
+    request(user_id=None, recipients=[{"email": "a@example.com"}], content={"body": "b"}),
+    request(expires_at="2030-01-01T00:00:00Z", event_type="unknown"),
+]
+
+
+@pytest.mark.parametrize("value", REQUESTS)
+def test_planning_reads_what_its_model_reads(value: bytes) -> None:
+    for send in take_in(value, [], an_origin(topic="events"), shop()):
+        if send.topic.startswith("notifications"):
+            quick, checked = read(send.value), Notification.model_validate_json(send.value or b"")
+            assert list(quick.channels) == list(checked.channels)
+            same = Notification.model_fields.keys() - {"channels"}
+            assert {n: getattr(quick, n) for n in same} == {n: getattr(checked, n) for n in same}
+
+
 def test_everything_that_intake_sends_is_what_its_model_writes() -> None:
-    for value in (
-        request(),
-        request(
-            variables={"a": None, "b": [1, 2.5, "é"]}, metadata={"m": None}, locale="de", channels=["sms"]
-        ),
-        request(user_id=None, recipients=[{"email": "a@example.com"}], content={"body": "b"}),
-        request(expires_at="2030-01-01T00:00:00Z", event_type="unknown"),
-    ):
+    for value in REQUESTS:
         for send in take_in(value, [], an_origin(topic="events"), shop()):
             model: type[Frozen] = Notification if send.topic.startswith("notifications") else Status
             assert model.model_validate_json(send.value or b"").to_json() == send.value
@@ -96,3 +107,22 @@ def test_what_planning_reads_back_is_plain() -> None:
     found = read(send.value)
     assert type(found.priority) is str
     assert {type(channel) for channel in found.channels} == {str}
+
+
+def test_a_message_carries_what_delivery_needs_of_its_notification() -> None:
+    notification = a_notification(
+        contact={"phone": "+15550100"}, channels=["sms"], expires_at=NOON + 60_000, doubt="at_most_once",
+        priority="high", category="c", step="resume:1",
+    )  # fmt: skip
+    catalogue = Catalogue(templates=[a_template()])
+    sent, contents, status = plan(notification, an_origin(), MemoryRows(), 5, 4, catalogue)
+    message = Message.model_validate_json(sent.value or b"")
+    for name in ("id", "step", "user_id", "event", "event_at", "category", "priority", "doubt", "expires_at"):
+        assert getattr(message, name) == getattr(notification, name), name
+    assert (message.at, message.target, message.target_id) == (
+        an_origin().at, "+15550100", target_id("+15550100"),
+    )  # fmt: skip
+    words = Contents.model_validate_json(contents.value or b"").channels
+    assert {channel: content.text for channel, content in words.items()} == {"sms": "Order C-1"}
+    told = Status.model_validate_json(status.value or b"")
+    assert (told.state, told.target_id, told.workflow) == ("queued", message.target_id, "order-confirmed")

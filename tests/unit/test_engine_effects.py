@@ -1,0 +1,80 @@
+"""What a task that calls admits next: within its bounds, and past a topic that waits for a slow call."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.engine import effects
+from pipeline.engine.effects import Call, EffectTask
+
+
+def task_of(*topics: str, window: int = 8) -> EffectTask:
+    stage = SimpleNamespace(
+        window=window,
+        parallel=1_000,
+        identify=lambda record: Call(record.value, record.key, record.value, record),
+    )
+    app = SimpleNamespace(reads=list(topics), gates=set(), effects=stage)
+    consumer: Any = SimpleNamespace(app=app, read={}, tasks={0: None}, resume=lambda tp: None, done={})
+    return EffectTask(consumer, 0, 1)
+
+
+def offer(task: EffectTask, topic: str, offsets: range, *, size: int = 1) -> None:
+    task.by_topic[topic].offer(
+        [
+            SimpleNamespace(
+                topic=topic,
+                partition=0,
+                offset=offset,
+                key=b"%s%d" % (topic.encode(), offset),
+                value=b"%s%d" % (topic.encode(), offset) + bytes(size),
+            )
+            for offset in offsets
+        ]
+    )
+
+
+def admit(task: EffectTask) -> list[Call[Any]]:
+    rejected: list[Any] = []
+    admitted = task.take(rejected)
+    assert not rejected
+    return admitted
+
+
+def test_a_topic_far_ahead_of_its_slow_call_lets_the_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "SPAN", 10)
+    task = task_of("express", "plain", window=4)
+    offer(task, "express", range(100))
+    slow, *others = admit(task)
+    while others:  # all but the first end, until the topic is as far ahead as it may be
+        for call in others:
+            task.close_effect(call)
+        others = admit(task)
+    assert 10 < task.ledgers[task.by_topic["express"].tp].span <= 14
+    offer(task, "plain", range(3))
+    assert {call.record.topic for call in admit(task)} == {"plain"}
+    task.close_effect(slow)
+    assert "express" in {call.record.topic for call in admit(task)}
+
+
+def test_what_waits_for_one_busy_user_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "HELD_BYTES", 10_000)
+    task = task_of("in", window=10)
+    offer(task, "in", range(100), size=1_000)
+    for record in task.by_topic["in"].records:
+        record.key = b"busy"
+    assert len(admit(task)) == 1
+    assert 10_000 < task.held_bytes < 10_000 + 10 * 1_100
+    assert task.held_bytes + task.by_topic["in"].bytes == sum(len(b"in%d" % n) + 1_000 for n in range(100))
+
+
+def test_what_was_held_is_let_go_with_its_effect() -> None:
+    task = task_of("in")
+    offer(task, "in", range(8), size=100)
+    admitted = admit(task)
+    assert task.held_bytes > 800
+    for call in admitted:
+        task.close_effect(call)
+    assert (task.held, task.held_bytes, task.turns) == (0, 0, set())
+    assert list(task.consumer.done.values()) == [8]
