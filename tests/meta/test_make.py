@@ -1,6 +1,7 @@
 """One door: what `make help` lists is what there is, and what is written about commands is true."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -65,7 +66,8 @@ def ids(found: Said) -> str:
 
 def listed() -> dict[str, str]:
     """What `make help` says of each target."""
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", "help"], cwd=ROOT, env=alone, capture_output=True, text=True, check=True)
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert all(line[0] == "make" for line in lines)
     return {line[1]: line[2] for line in lines}
