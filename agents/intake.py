@@ -159,8 +159,12 @@ def notify(
         "metadata": asked.get("metadata"),
     }  # fmt: skip
     told = {name: given for name, given in value.items() if given is not None}
+    try:
+        written = orjson.dumps(told)
+    except TypeError:  # it reads 1,024 levels and writes 254; nothing else in JSON can fail
+        raise Unreadable("data: too many lists and objects within each other") from None
     topic = topics.lane(topics.NOTIFICATIONS, priority)
-    return Send(topic, user_id.encode(), orjson.dumps(told), user_hash(user_id))
+    return Send(topic, user_id.encode(), written, user_hash(user_id))
 
 
 def ignored(event: Event, origin: Origin, reason: Reason) -> Send:

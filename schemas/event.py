@@ -17,8 +17,6 @@ MAX_RECIPIENTS = 1_000
 MAX_METADATA_BYTES = 32_000
 """Every status carries it."""
 MAX_NAME = 512
-MAX_DEPTH = 128
-"""Lists and objects within each other: pydantic reads 200 levels, and some are ours."""
 
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
@@ -196,38 +194,25 @@ def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
         body = orjson.loads(value)
     except ValueError as error:
         raise Unreadable(f"not JSON: {error}") from None
-    if value.count(b"{") + value.count(b"[") >= MAX_DEPTH and _is_too_deep(body):
-        raise Unreadable(f"more than {MAX_DEPTH} levels of lists and objects within each other")
     if b"\\u0000" in value and (where := _where_is_nul(body)) is not None:
         raise Unreadable(f"{where}: holds a NUL")
     return body
 
 
-def _is_too_deep(body: Any) -> bool:
-    level = [body]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer if type(outer) is list else ())
-            if type(inner) is dict or type(inner) is list
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _where_is_nul(body: Any, path: str = "") -> str | None:
-    """The path of the first string with a NUL, at most MAX_DEPTH deep."""
-    if isinstance(body, str):
-        return (path or "(whole)") if "\0" in body else None
-    named = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
-    for name, inner in named:
-        here = f"{path}.{name}" if path else str(name)
-        if isinstance(name, str) and "\0" in name:
-            return here.replace("\0", "\\0")
-        if (found := _where_is_nul(inner, here)) is not None:
-            return found
+def _where_is_nul(body: Any) -> str | None:
+    """The path of a string with a NUL."""
+    open_ones: list[tuple[str, Any]] = [("", body)]
+    while open_ones:
+        path, value = open_ones.pop()
+        if isinstance(value, str) and "\0" in value:
+            return path or "(whole)"
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if "\0" in name:
+                    return path or "(whole)"
+                open_ones.append((f"{path}.{name}" if path else name, inner))
+        elif isinstance(value, list):
+            open_ones.extend((f"{path}.{n}" if path else str(n), inner) for n, inner in enumerate(value))
     return None
 
 

@@ -60,8 +60,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
                 async with self.seeking:
                     await self.poll()
                 await asyncio.sleep(0)
-        except self.consumer_stopped_errors:
-            if not self.app.should_stop:
+        except (*self.consumer_stopped_errors, asyncio.CancelledError):
+            if not self.app.should_stop:  # else Faust would take the end of a stop for a crash
                 raise
 
     async def poll(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.engine import Unit, UnitApp, internals
+from pipeline.engine import app as engine_app
 from pipeline.engine import consumer as engine_consumer
 from pipeline.engine import task as engine_task
 from pipeline.engine.consumer import UnitConsumer
@@ -141,6 +142,68 @@ async def test_calls_in_flight_are_settled_before_their_partition_is_given_up(
             await eventually(lambda: first.ready and second.ready, "both at work")
             await becomes(lambda: ground.caught_up("in"), "all committed")
     assert sink.calls() == dict.fromkeys(held, 1)
+
+
+async def test_a_stop_that_meets_a_rebalance_held_up_by_others_leaves_the_group_in_time(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "LEAVE_SECONDS", 0.5)
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in")
+    leaving, slow = (
+        claiming_app(ground, tmp_path / name, Claims(), "in", session_timeout=6.0)
+        for name in ("leaving", "slow")
+    )
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def revoke(partitions: Any) -> None:
+        held.set()
+        await go_on.wait()
+        await UnitConsumer.on_partitions_revoked(slow.consumer, partitions)
+
+    async with running(leaving, slow):
+        await eventually(lambda: leaving.ready and slow.ready and all(owned(leaving, slow)), "both at work")
+        slow.consumer.on_partitions_revoked = revoke
+        await internals.rejoin(leaving.consumer)
+        await held.wait()
+        stopping = asyncio.create_task(leaving.stop())
+        await eventually(stopping.done, "a stop in time", seconds=8)
+        assert not leaving.crashed
+        go_on.set()
+        await eventually(lambda: slow.ready and owned(slow) == [[0, 1]], "all is the other's", seconds=5)
+
+
+async def test_a_rebalance_that_meets_a_stop_does_not_keep_it_from_leaving(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in")
+    leaving, staying = (
+        claiming_app(ground, tmp_path / name, Claims(), "in", session_timeout=6.0)
+        for name in ("leaving", "staying")
+    )
+    revoked, on_stop = asyncio.Event(), leaving.on_stop
+
+    async def revoke(partitions: Any) -> None:
+        await UnitConsumer.on_partitions_revoked(leaving.consumer, partitions)
+        revoked.set()
+
+    async def stop_in_a_rebalance() -> None:
+        assert leaving.should_stop
+        await internals.rejoin(leaving.consumer)
+        await revoked.wait()
+        await on_stop()
+
+    async with running(leaving, staying):
+        await eventually(
+            lambda: leaving.ready and staying.ready and all(owned(leaving, staying)), "both at work"
+        )
+        leaving.consumer.on_partitions_revoked, leaving.on_stop = revoke, stop_in_a_rebalance
+        await leaving.stop()
+        assert not leaving.crashed
+        await eventually(
+            lambda: staying.ready and owned(staying) == [[0, 1]], "all is the other's", seconds=8
+        )
 
 
 async def test_a_worker_frozen_past_its_session_loses_and_spoils_nothing(kafka: str, tmp_path: Path) -> None:
@@ -322,7 +385,11 @@ async def test_a_unit_that_does_not_get_on_makes_its_worker_unready(
         await eventually(lambda: app.ready, "ready again")
 
 
-async def test_a_broker_that_is_away_costs_time_alone_and_a_stop_does_not_wait_for_it(tmp_path: Path) -> None:
+async def test_a_broker_that_is_away_costs_time_alone_and_a_stop_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "LEAVE_SECONDS", 1.0)
+    monkeypatch.setattr(engine_app, "FLUSH_SECONDS", 1.0)
     try:
         broker = EmbeddedKafka()
         broker.start()
@@ -353,7 +420,7 @@ async def test_a_broker_that_is_away_costs_time_alone_and_a_stop_does_not_wait_f
             broker.kill(1)
             started = time.monotonic()
             await app.stop()
-            assert time.monotonic() - started < 15.0
+            assert time.monotonic() - started < 12.0
             assert not app.store.opened()
     finally:
         broker.stop()
