@@ -50,7 +50,12 @@ class Delivery:
         """Writes the attempt, or what the ledger knows already."""
         errand, provider = call.message, self.provider
         admitted = deliver.admit(
-            errand.parcel, unit, _now(), provider.name, honours_keys=provider.honours_keys
+            errand.parcel,
+            unit,
+            _now(),
+            provider.name,
+            honours_keys=provider.honours_keys,
+            told=errand.attempt is not None,
         )
         self.wiring.send(unit, admitted.sends)
         errand.attempt = admitted.attempt
