@@ -48,6 +48,14 @@ def claim_without_origin() -> None:
         return claim and claim._replace(origin=claim.origin._replace(offset=-1))
 
     plan_stage.claims.find = forgetful  # type: ignore[attr-defined]
+    deliver = Task.deliver
+
+    async def deliver_messages(self: Task, batches: list[Any]) -> None:
+        if any(batch.topic.endswith("-notifications") for batch in batches):  # claimed, and not yet out
+            failpoint("effects.before_attempts")
+        await deliver(self, batches)
+
+    Task.deliver = deliver_messages  # type: ignore[method-assign]
 
 
 def fresh_key_a_retry() -> None:
@@ -75,7 +83,7 @@ MUTANTS = {
     "outputs_before_changelog": Mutant(
         outputs_before_changelog, ("effects.before_attempts",), ("told two outcomes", "byte forms")
     ),
-    "claim_without_origin": Mutant(claim_without_origin, ("unit.after_changelog",), ("no outcome",)),
+    "claim_without_origin": Mutant(claim_without_origin, ("effects.before_attempts",), ("no outcome",)),
     "fresh_key_a_retry": Mutant(
         fresh_key_a_retry, ("effects.after_call", "effects.after_results"), ("effects at the keyed sink",)
     ),
