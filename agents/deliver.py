@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from agents import topics
 from agents.sending import Send
 from schemas import dead_letter
-from schemas.event import Unreadable, first_problem
+from schemas.base import RecordUnreadable
+from schemas.event import Unreadable
 from schemas.ids import hash_in, masked
 from schemas.kinds import Doubt, Reason, State
 from schemas.message import Message
@@ -56,9 +55,9 @@ class Admitted(NamedTuple):
 def read(value: bytes | None, origin: Origin) -> Parcel:
     """Reads a record of a channel topic. Raises Unreadable, which names the field."""
     try:
-        return Parcel(Message.model_validate_json(value or b""), value or b"", origin)
-    except ValidationError as error:
-        raise Unreadable(first_problem(error)) from None
+        return Parcel(Message.from_json(value), value or b"", origin)
+    except RecordUnreadable as error:
+        raise Unreadable(str(error)) from None
 
 
 def admit(
@@ -221,13 +220,12 @@ def _status(
     attempt: int | None = None,
 ) -> Send:
     told = result.reason if result else None
-    found = Status.of(
-        v=1, notification_id=message.id, user_id=message.user_id, channel=message.channel,
+    found = Status(
+        notification_id=message.id, user_id=message.user_id, channel=message.channel,
         target=masked(message.target), target_id=message.target_id, state=state,
         reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
         attempt=result.n if result else attempt, event=message.event,
-        workflow=None, category=None, priority=None, metadata=None, why=None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

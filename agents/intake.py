@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 import jmespath
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from agents import topics
 from agents.catalogue import Catalogue
 from agents.sending import Send
 from schemas import dead_letter
+from schemas.base import encode
 from schemas.event import (
     MAX_RECIPIENTS,
     Contact,
@@ -28,7 +28,7 @@ from schemas.event import (
 )
 from schemas.ids import notification_id, user_hash
 from schemas.kinds import Channel, Priority, Reason, State
-from schemas.notification import PLAN, EventRef
+from schemas.notification import PLAN, Addresses, EventRef, GivenContent, Notification
 from schemas.status import Status, rfc3339
 from schemas.workflow import Workflow
 from tables.claims import Origin
@@ -136,49 +136,45 @@ def notify(
     priority, category, channels = workflow.priority, workflow.category, workflow.channels
     template: str | None = workflow.template
     expires = None if workflow.expires_after is None else at + workflow.expires_after * 1000
-    asked: dict[str, Any] = {}
+    content = addresses = locale = metadata = None
     if request is not None:
         priority, category = request.priority or priority, request.category or category
-        channels = request.channels or channels
-        template = request.template_id or (None if request.content else template)
-        expires = milliseconds(request.expires_at) if request.expires_at is not None else expires
-        asked = {"locale": request.locale, "metadata": request.metadata or None}
-        if request.content is not None:
-            asked["content"] = request.content.model_dump(exclude_none=True)
+        channels, locale = request.channels or channels, request.locale
+        if request.metadata:
+            metadata = request.metadata
+        if request.expires_at is not None:
+            expires = milliseconds(request.expires_at)
+        if request.template_id is not None:
+            template = request.template_id
+        elif request.content is not None:
+            template = None
+            content = GivenContent(subject=request.content.subject, body=request.content.body)
         if contact is not None:
-            asked["contact"] = contact.model_dump(exclude_none=True)
-    identity = notification_id(user_id, event.source, event.id, workflow.id)
-    # schemas.notification.Notification as a plain dict: half the cost of the model
-    value = {
-        "v": 1, "id": identity, "step": PLAN, "user_id": user_id,
-        "event": {"source": event.source, "id": event.id, "type": event.type}, "event_at": at,
-        "position": position, "workflow": workflow.name, "category": category, "priority": priority,
-        "channels": channels, "template": template, "content": asked.get("content"), "variables": event.data,
-        "contact": asked.get("contact"), "locale": asked.get("locale"), "doubt": workflow.doubt,
-        "mandatory": workflow.mandatory, "expires_at": expires, "generation": 0,
-        "metadata": asked.get("metadata"),
-    }  # fmt: skip
-    told = {name: given for name, given in value.items() if given is not None}
-    try:
-        written = orjson.dumps(told)
-    except TypeError:  # it reads 1,024 levels and writes 254; nothing else in JSON can fail
-        raise Unreadable("data: too many lists and objects within each other") from None
+            addresses = Addresses(
+                email=contact.email, phone=contact.phone, slack=contact.slack, webhook_url=contact.webhook_url
+            )
+    notification = Notification(
+        id=notification_id(user_id, event.source, event.id, workflow.id), step=PLAN, user_id=user_id,
+        event=EventRef(source=event.source, id=event.id, type=event.type), event_at=at, position=position,
+        workflow=workflow.name, category=category, priority=priority, channels=channels, template=template,
+        content=content, variables=event.data, contact=addresses, locale=locale, doubt=workflow.doubt,
+        mandatory=workflow.mandatory, expires_at=expires, generation=0, metadata=metadata,
+    )  # fmt: skip
     topic = topics.lane(topics.NOTIFICATIONS, priority)
-    return Send(topic, user_id.encode(), written, user_hash(user_id))
+    return Send(topic, user_id.encode(), encode(notification), user_hash(user_id))
 
 
 def ignored(event: Event, origin: Origin, reason: Reason) -> Send:
     """The status of an event that made no notification; its id is made of the event alone."""
     name = f"{event.source}|{event.id}"
-    status = Status.of(
-        v=1,
+    status = Status(
         notification_id=notification_id(name, event.source, event.id, ""),
         user_id="",
         state=State.IGNORED,
         reason=reason,
         at=rfc3339(origin.at),
         event_at=origin.at,
-        event=EventRef.of(source=event.source, id=event.id, type=event.type),
+        event=EventRef(source=event.source, id=event.id, type=event.type),
     )
     return Send(topics.DELIVERY_STATUS, name.encode(), status.to_json(), user_hash(name))
 

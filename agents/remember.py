@@ -1,8 +1,7 @@
 """Remember: reads `delivery-status` and `contents`, folds them into history and counts."""
 
-from pydantic import ValidationError
-
-from schemas.event import Unreadable, first_problem
+from schemas.base import RecordUnreadable
+from schemas.event import Unreadable
 from schemas.message import Contents
 from schemas.status import Status
 from tables import history
@@ -15,16 +14,16 @@ def remember_status(value: bytes | None, at: int, rows: Rows) -> Status | None:
     Raises Unreadable.
     """
     try:
-        status = Status.model_validate_json(value or b"")
-    except ValidationError as error:
-        raise Unreadable(first_problem(error)) from None
+        status = Status.from_json(value)
+    except RecordUnreadable as error:
+        raise Unreadable(str(error)) from None
     return status if history.tell(rows, status, at) else None
 
 
 def remember_contents(value: bytes | None, rows: Rows) -> None:
     """Keeps rendered content. Raises Unreadable."""
     try:
-        contents = Contents.model_validate_json(value or b"")
-    except ValidationError as error:
-        raise Unreadable(first_problem(error)) from None
+        contents = Contents.from_json(value)
+    except RecordUnreadable as error:
+        raise Unreadable(str(error)) from None
     history.keep_contents(rows, contents)

@@ -12,6 +12,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.kinds import Channel
+from schemas.message import ChannelContent
 from schemas.template import Parts
 
 MAX_OUTPUT = 256_000
@@ -222,23 +223,23 @@ class Contexts:
         return found
 
 
-def render(rendering: Rendering, contexts: Contexts) -> dict[str, str]:
+def render(rendering: Rendering, contexts: Contexts) -> ChannelContent:
     """The words for one channel: subject and html where the template has them, and text.
 
     Raises TemplateBroken, which says what is missing or wrong.
     """
-    found: dict[str, str] = {}
+    subject = html = None
     try:
         if rendering.subject is not None:
-            found["subject"] = one_line(contexts.fill(rendering.subject))
-        found["text"] = contexts.fill(rendering.text)
+            subject = one_line(contexts.fill(rendering.subject))
+        text = contexts.fill(rendering.text)
         if rendering.html is not None:
-            found["html"] = contexts.fill(rendering.html, html=True)
+            html = contexts.fill(rendering.html, html=True)
     except TemplateBroken:
         raise
     except Exception as error:  # a template runs its author's expressions: anything may come out
         raise TemplateBroken(f"{type(error).__name__}: {error}") from None
-    return found
+    return ChannelContent(subject=subject, text=text, html=html)
 
 
 _JOINERS = "\u200c\u200d"

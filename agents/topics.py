@@ -28,16 +28,10 @@ _LANES = {
 }
 
 
-_MESSAGE_LANES = {
-    (str(channel), str(priority)): _LANES[MESSAGES[channel]][priority]
-    for channel in Channel
-    for priority in Priority
+MESSAGE_LANES = {
+    (channel, priority): _LANES[MESSAGES[channel]][priority] for channel in Channel for priority in Priority
 }
-
-
-def message_lane(channel: str, priority: str) -> str:
-    """The channel topic of a lane."""
-    return _MESSAGE_LANES[channel, priority]
+"""The channel topic of a lane."""
 
 
 def lane(topic: str, priority: Priority) -> str:

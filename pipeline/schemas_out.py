@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter
 
 from agents import topics
+from schemas.base import Record
 from schemas.event import CloudEvent, Request
 from schemas.kinds import Channel
 from schemas.message import Contents, Message
@@ -36,7 +38,7 @@ def document() -> dict[str, Any]:
     """AsyncAPI 3.0 of all topics, with the JSON Schema of each one's values."""
     channels, schemas = {}, {}
     for topic, model in VALUES.items():
-        schema = TypeAdapter(model).json_schema(ref_template=f"#/components/schemas/{topic}/$defs/{{model}}")
+        schema = _schema(model, f"#/components/schemas/{topic}/$defs/")
         schemas[topic] = schema
         channels[topic] = {
             "address": topic,
@@ -53,3 +55,13 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "components": {"schemas": schemas},
     }
+
+
+def _schema(model: Any, within: str) -> dict[str, Any]:
+    """The JSON Schema of a value; what it refers to is in its own `$defs`, found under `within`."""
+    if isinstance(model, type) and issubclass(model, Record):
+        _, found = msgspec.json.schema_components([model], ref_template=within + "{name}")
+        own: dict[str, Any] = found.pop(model.__name__)
+        return own | {"$defs": found}
+    schema: dict[str, Any] = TypeAdapter(model).json_schema(ref_template=within + "{model}")
+    return schema

@@ -32,14 +32,15 @@ class Wiring:
     def send(self, unit: Unit, sends: Iterable[Send]) -> None:
         """Puts what a stage wants sent into the unit's outbox. Raises RecordTooLarge."""
         add, names = unit.outbox.add, self.names
-        for topic, key, value, hashed, headers in sends:
+        for one in sends:
+            headers, hashed, topic = one.headers, one.hashed, one.topic
             if headers is None and hashed is not None:
-                add(names[topic], key, value, hashed=hashed & 0x7FFFFFFF)
+                add(names[topic], one.key, one.value, hashed=hashed & 0x7FFFFFFF)
             else:
                 add(
                     names[topic],
-                    key,
-                    value,
+                    one.key,
+                    one.value,
                     headers or NO_HEADERS,
                     hashed=None if hashed is None else hashed & 0x7FFFFFFF,
                     room=DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES,

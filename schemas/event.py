@@ -17,6 +17,8 @@ MAX_RECIPIENTS = 1_000
 MAX_METADATA_BYTES = 32_000
 """Every status carries it."""
 MAX_NAME = 512
+MAX_LEVELS = 200
+"""Of lists and objects within each other: far below what any of our readers takes."""
 
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
@@ -194,26 +196,29 @@ def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
         body = orjson.loads(value)
     except ValueError as error:
         raise Unreadable(f"not JSON: {error}") from None
-    if b"\\u0000" in value and (where := _where_is_nul(body)) is not None:
-        raise Unreadable(f"{where}: holds a NUL")
+    if b"\\u0000" in value or value.count(b"[") + value.count(b"{") > MAX_LEVELS:
+        _check_inside(body)
     return body
 
 
-def _where_is_nul(body: Any) -> str | None:
-    """The path of a string with a NUL."""
-    open_ones: list[tuple[str, Any]] = [("", body)]
+def _check_inside(body: Any) -> None:
+    """Raises Unreadable for a NUL, and for what is nested so deeply that who comes next could not read it."""
+    open_ones: list[tuple[str, int, Any]] = [("", 1, body)]
     while open_ones:
-        path, value = open_ones.pop()
+        path, level, value = open_ones.pop()
         if isinstance(value, str) and "\0" in value:
-            return path or "(whole)"
+            raise Unreadable(f"{path or '(whole)'}: holds a NUL")
+        if level > MAX_LEVELS and isinstance(value, (dict, list)):
+            raise Unreadable(f"{path[:MAX_NAME]}: more than {MAX_LEVELS} lists and objects within each other")
         if isinstance(value, dict):
             for name, inner in value.items():
                 if "\0" in name:
-                    return path or "(whole)"
-                open_ones.append((f"{path}.{name}" if path else name, inner))
+                    raise Unreadable(f"{path or '(whole)'}: holds a NUL")
+                open_ones.append((f"{path}.{name}" if path else name, level + 1, inner))
         elif isinstance(value, list):
-            open_ones.extend((f"{path}.{n}" if path else str(n), inner) for n, inner in enumerate(value))
-    return None
+            open_ones.extend(
+                (f"{path}.{n}" if path else str(n), level + 1, inner) for n, inner in enumerate(value)
+            )
 
 
 def _of_cloud_event(event: CloudEvent, body: Mapping[str, Any]) -> Event:

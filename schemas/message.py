@@ -1,16 +1,15 @@
 """What travels on the channel topics: one rendered message for one target. Every retry sends these bytes."""
 
-from schemas.base import Frozen
+from schemas.base import Record
 from schemas.kinds import Channel, Doubt, Priority
-from schemas.notification import PLAN, EventRef
+from schemas.notification import EventRef
 
 
-class Message(Frozen):
+class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """One message. `target` is the address, token or URL; `at` the broker's time of its planning, in ms."""
 
-    v: int = 1
     id: str
-    step: str = PLAN
+    step: str
     user_id: str
     channel: Channel
     target: str
@@ -27,7 +26,7 @@ class Message(Frozen):
     expires_at: int | None = None
 
 
-class ChannelContent(Frozen):
+class ChannelContent(Record, frozen=True, kw_only=True):
     """What was rendered for one channel."""
 
     subject: str | None = None
@@ -35,10 +34,9 @@ class ChannelContent(Frozen):
     html: str | None = None
 
 
-class Contents(Frozen):
+class Contents(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """What travels on `contents`: the rendered content of a notification, once."""
 
-    v: int = 1
     notification_id: str
     user_id: str
     channels: dict[Channel, ChannelContent]

@@ -2,16 +2,13 @@
 
 from typing import Any
 
-from pydantic import ConfigDict
-
-from schemas.base import Frozen
-from schemas.event import Contact, DirectContent
+from schemas.base import Record
 from schemas.kinds import Channel, Doubt, Priority
 
 PLAN = "plan"
 
 
-class EventRef(Frozen):
+class EventRef(Record, frozen=True, kw_only=True):
     """The domain event that something came from."""
 
     source: str
@@ -19,19 +16,31 @@ class EventRef(Frozen):
     type: str
 
 
-class Notification(Frozen):
+class Addresses(Record, frozen=True, kw_only=True):
+    """Where a recipient is reached that a request names by address."""
+
+    email: str | None = None
+    phone: str | None = None
+    slack: str | None = None
+    webhook_url: str | None = None
+
+
+class GivenContent(Record, frozen=True, kw_only=True):
+    """Words that a request brings instead of a template."""
+
+    subject: str | None = None
+    body: str
+
+
+class Notification(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """Everything that planning needs beside its own state, so that a changed workflow changes no redelivery.
 
     `event_at` is the broker's time of the `events` record and `position` its place there, as
-    topic-partition-offset. Times are milliseconds since the epoch. The enums' values are held as plain text:
-    a member's every use costs more than all of the rest.
+    topic-partition-offset. Times are milliseconds since the epoch.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=True)
-
-    v: int = 1
     id: str
-    step: str = PLAN
+    step: str
     user_id: str
     event: EventRef
     event_at: int
@@ -41,12 +50,12 @@ class Notification(Frozen):
     priority: Priority
     channels: tuple[Channel, ...]
     template: str | None = None
-    content: DirectContent | None = None
+    content: GivenContent | None = None
     variables: dict[str, Any]
-    contact: Contact | None = None
+    contact: Addresses | None = None
     locale: str | None = None
-    doubt: Doubt = Doubt.AT_LEAST_ONCE
-    mandatory: bool = False
+    doubt: Doubt
+    mandatory: bool
     expires_at: int | None = None
-    generation: int = 0
+    generation: int
     metadata: dict[str, Any] | None = None

@@ -1,9 +1,9 @@
 """What a provider answers, in our words."""
 
-from schemas.base import Frozen
+from schemas.base import Record
 
 
-class Outcome(Frozen):
+class Outcome(Record, frozen=True, kw_only=True):
     """How a call ended: sent, delivered, refused (permanent), deferred (surely not sent), doubtful."""
 
     kind: str
@@ -14,26 +14,24 @@ class Outcome(Frozen):
 
 def sent(provider_message_id: str | None = None) -> Outcome:
     """The provider took it over."""
-    return Outcome.of(kind="sent", provider_message_id=provider_message_id, reason=None, retry_after=None)
+    return Outcome(kind="sent", provider_message_id=provider_message_id)
 
 
 def delivered(provider_message_id: str | None = None) -> Outcome:
     """It is where the user finds it."""
-    return Outcome.of(
-        kind="delivered", provider_message_id=provider_message_id, reason=None, retry_after=None
-    )
+    return Outcome(kind="delivered", provider_message_id=provider_message_id)
 
 
 def refused(reason: str) -> Outcome:
     """It will never be taken: permanent."""
-    return Outcome.of(kind="refused", provider_message_id=None, reason=reason, retry_after=None)
+    return Outcome(kind="refused", reason=reason)
 
 
 def deferred(reason: str, retry_after: float | None = None) -> Outcome:
     """It was surely not sent and may be tried again, after `retry_after` seconds if the provider said so."""
-    return Outcome.of(kind="deferred", provider_message_id=None, reason=reason, retry_after=retry_after)
+    return Outcome(kind="deferred", reason=reason, retry_after=retry_after)
 
 
 def doubtful(reason: str) -> Outcome:
     """It may or may not have been sent."""
-    return Outcome.of(kind="doubtful", provider_message_id=None, reason=reason, retry_after=None)
+    return Outcome(kind="doubtful", reason=reason)

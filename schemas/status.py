@@ -4,23 +4,22 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from schemas.base import Frozen
-from schemas.kinds import Channel, State
+from schemas.base import Record
+from schemas.kinds import Channel, Priority, State
 from schemas.notification import EventRef
 
 
-class Verdict(Frozen):
-    """One rule of a decision: what it looked at and what it said."""
+class Verdict(Record, frozen=True, kw_only=True):
+    """One rule of a decision: what it looked at, and what it said."""
 
     rule: str
-    saw: str = ""
+    saw: str | None = None
     verdict: str
 
 
-class Status(Frozen):
+class Status(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """One change of state. `target` is masked; `at` is RFC 3339; `event_at` the event's broker time in ms."""
 
-    v: int = 1
     notification_id: str
     user_id: str
     channel: Channel | None = None
@@ -37,7 +36,7 @@ class Status(Frozen):
     event: EventRef
     workflow: str | None = None
     category: str | None = None
-    priority: str | None = None
+    priority: Priority | None = None
     metadata: dict[str, Any] | None = None
     why: tuple[Verdict, ...] | None = None
 

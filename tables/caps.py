@@ -8,7 +8,7 @@ DAY = 86_400_000
 
 def key(user_id: str, at: int) -> bytes:
     """The row of a user's day; `at` is in milliseconds since the epoch, days are UTC's."""
-    return b"%s%s|%06d" % (PREFIX, user_id.encode(), at // DAY)
+    return b"k|%s|%06d" % (user_id.encode(), at // DAY)
 
 
 def count(rows: Rows, key: bytes) -> int:

@@ -1,16 +1,16 @@
 """Claims: which record decided a notification's step, when, and what its outputs' bytes depend on."""
 
-from typing import NamedTuple
+import msgspec
 
-import orjson
-
+from schemas.base import encode
 from schemas.ids import packed
+from schemas.kinds import Channel
 from tables.rows import Rows
 
 PREFIX = b"c|"
 
 
-class Origin(NamedTuple):
+class Origin(msgspec.Struct, frozen=True, array_like=True):
     """The `notifications` record that something was decided from; `at` is the broker's time in ms."""
 
     topic: str
@@ -19,16 +19,16 @@ class Origin(NamedTuple):
     at: int
 
 
-class Pinned(NamedTuple):
-    """The outcome of one channel: a target and the template version, or the reason why there is none."""
+class Pinned(msgspec.Struct, frozen=True, array_like=True):
+    """The outcome of one channel: a target, or the reason why there is none and what the rule saw."""
 
-    channel: str
+    channel: Channel
     target: str | None
     reason: str | None = None
     saw: str = ""
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, array_like=True):
     """What one step of a notification came to.
 
     `position` is the place of the `events` record behind it; `number` the unit that decided it;
@@ -49,31 +49,15 @@ def key(notification: str, step: str) -> bytes:
     return PREFIX + packed(notification) + step.encode()
 
 
+_read = msgspec.json.Decoder(Claim).decode
+
+
 def find(rows: Rows, notification: str, step: str) -> Claim | None:
     """The claim of a step, or None."""
     row = rows.get(key(notification, step))
-    if row is None:
-        return None
-    origin, position, number, version, pinned, mendable, failure = orjson.loads(row)
-    return Claim(
-        Origin(*origin), position, number, version, tuple(Pinned(*p) for p in pinned), bool(mendable), failure
-    )
+    return None if row is None else _read(row)
 
 
 def put(rows: Rows, notification: str, step: str, claim: Claim) -> None:
     """Claims a step."""
-    origin, pinned = claim.origin, claim.pinned
-    rows.put(
-        key(notification, step),
-        orjson.dumps(
-            [
-                [origin.topic, origin.partition, origin.offset, origin.at],
-                claim.position,
-                claim.number,
-                claim.version,
-                [[p.channel, p.target, p.reason, p.saw] for p in pinned],
-                claim.mendable,
-                claim.failure,
-            ]
-        ),
-    )
+    rows.put(key(notification, step), encode(claim))

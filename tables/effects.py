@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-import orjson
+import msgspec
 
+from schemas.base import encode
 from schemas.ids import packed
 from tables.rows import Rows
 
@@ -41,23 +42,23 @@ def effect(notification: str, step: str, target_id: str) -> bytes:
 def attempt(rows: Rows, effect: bytes, n: int) -> Attempt | None:
     """The attempt n, or None."""
     row = rows.get(ATTEMPTS + effect + b"%d" % n)
-    return Attempt(n, *orjson.loads(row)) if row is not None else None
+    return Attempt(n, *msgspec.json.decode(row)) if row is not None else None
 
 
 def result(rows: Rows, effect: bytes, n: int) -> Result | None:
     """The result of attempt n, or None."""
     row = rows.get(RESULTS + effect + b"%d" % n)
-    return Result(n, *orjson.loads(row)) if row is not None else None
+    return Result(n, *msgspec.json.decode(row)) if row is not None else None
 
 
 def put_attempt(rows: Rows, effect: bytes, made: Attempt) -> None:
     """Writes an attempt."""
-    rows.put(ATTEMPTS + effect + b"%d" % made.n, orjson.dumps(made[1:]))
+    rows.put(ATTEMPTS + effect + b"%d" % made.n, encode(made[1:]))
 
 
 def put_result(rows: Rows, effect: bytes, ended: Result) -> None:
     """Writes a result."""
-    rows.put(RESULTS + effect + b"%d" % ended.n, orjson.dumps(ended[1:]))
+    rows.put(RESULTS + effect + b"%d" % ended.n, encode(ended[1:]))
 
 
 def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
+import msgspec
 import orjson
 
 from schemas.ids import packed
@@ -138,7 +139,7 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
         if (told := getattr(status, name)) is not None:
             history[name] = told
     if status.why:
-        history["why"] = [verdict.model_dump() for verdict in status.why]
+        history["why"] = [{"rule": v.rule, "saw": v.saw or "", "verdict": v.verdict} for v in status.why]
     if status.state is not State.DUPLICATE:
         _move(rows, history, status, at)
     elif not full:
@@ -203,7 +204,7 @@ def keep_contents(rows: Rows, contents: Contents) -> None:
             "workflow": None, "category": None, "priority": None, "pairs": {}, "timeline": [], "why": [],
             "content": {}, "duplicates": 0, "left_out": 0,
         }  # fmt: skip
-    told = {str(c): content.model_dump(exclude_none=True) for c, content in contents.channels.items()}
+    told = msgspec.to_builtins(contents.channels)
     if history["content"] != told:
         history["content"] = told
         rows.put(key(contents.notification_id), orjson.dumps(history))

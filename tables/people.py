@@ -1,19 +1,63 @@
 """Users, preferences and devices: the latest upsert of each, with its time."""
 
-from typing import Final, TypeVar
+from typing import Final
 
-import orjson
+import msgspec
 
-from schemas.base import Frozen
-from schemas.user import Device, Preferences, User
+from schemas.kinds import Channel
+from schemas.user import DEFAULT_FREQUENCY_LIMIT
 from tables.rows import Rows
 
 USERS: Final = b"u|"
 PREFERENCES: Final = b"p|"
 DEVICES: Final = b"d|"
-M = TypeVar("M", bound=Frozen)
+TIME: Final = 8
+"""Bytes of a row's time, ahead of its value."""
 
-DEFAULT_PREFERENCES = Preferences()
+
+class Row(msgspec.Struct, frozen=True):
+    """The part of a row that planning reads; agents/know.py has validated the whole."""
+
+
+class Person(Row, frozen=True):
+    """A user, and where they are reached."""
+
+    email: str | None = None
+    phone: str | None = None
+    timezone: str = "UTC"
+    locale: str = "en"
+    slack: str | None = None
+    webhook_url: str | None = None
+
+
+class QuietHours(Row, frozen=True):
+    """From when to when not to disturb, as HH:MM in the user's zone."""
+
+    start: str
+    end: str
+
+
+class Wishes(Row, frozen=True):
+    """What a user wants: what is not mentioned is wanted."""
+
+    channels: dict[Channel, bool] = {}
+    categories: dict[str, dict[Channel, bool]] = {}
+    frequency_limit: int = DEFAULT_FREQUENCY_LIMIT
+    quiet_hours: QuietHours | None = None
+
+
+class Device(Row, frozen=True):
+    """A device that takes push messages."""
+
+    token: str
+    platform: str
+    keys: dict[str, str] = {}
+
+
+_DEFAULT_WISHES = Wishes()
+_person = msgspec.json.Decoder(Person).decode
+_wishes = msgspec.json.Decoder(Wishes).decode
+_device = msgspec.json.Decoder(Device).decode
 
 
 def upsert(rows: Rows, key: bytes, at: int, value: bytes | None) -> bool:
@@ -24,34 +68,25 @@ def upsert(rows: Rows, key: bytes, at: int, value: bytes | None) -> bool:
     """
     at = max(at, 0)
     known = rows.get(key)
-    if known is not None and int.from_bytes(known[:8]) > at:
+    if known is not None and int.from_bytes(known[:TIME]) > at:
         return False
-    rows.put(key, at.to_bytes(8) + (value or b""))
+    rows.put(key, at.to_bytes(TIME) + (value or b""))
     return True
 
 
-def read(rows: Rows, key: bytes, model: type[M]) -> M | None:
-    """The value of a row, or None where there is none or it was erased.
-
-    A row holds what a model of ours wrote (agents/know.py), so it is not validated again.
-    """
-    row = rows.get(key)
-    if row is None or len(row) == 8:
-        return None
-    return model.trusted(orjson.loads(row[8:]))
+def user(rows: Rows, user_id: str) -> Person | None:
+    """The user of that id, or None where there is none or it was erased."""
+    row = rows.get(USERS + user_id.encode())
+    return None if row is None or len(row) == TIME else _person(memoryview(row)[TIME:])
 
 
-def user(rows: Rows, user_id: str) -> User | None:
-    """The user of that id."""
-    return read(rows, USERS + user_id.encode(), User)
-
-
-def preferences(rows: Rows, user_id: str) -> Preferences:
+def preferences(rows: Rows, user_id: str) -> Wishes:
     """The preferences of a user, the defaults where nothing is known."""
-    return read(rows, PREFERENCES + user_id.encode(), Preferences) or DEFAULT_PREFERENCES
+    row = rows.get(PREFERENCES + user_id.encode())
+    return _DEFAULT_WISHES if row is None or len(row) == TIME else _wishes(memoryview(row)[TIME:])
 
 
 def devices(rows: Rows, user_id: str) -> list[Device]:
     """The devices of a user, in the order of their tokens."""
     found = rows.scan(DEVICES + user_id.encode() + b"\0")
-    return [Device.model_validate_json(row[8:]) for _, row in found if len(row) > 8]
+    return [_device(row[TIME:]) for _, row in found if len(row) > TIME]

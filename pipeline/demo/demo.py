@@ -155,11 +155,11 @@ class Demo:
                     self.last_news = time.monotonic()
                     for record in records:
                         if part.topic == names[0]:
-                            self.seen.tell(Status.model_validate_json(record.value), record.timestamp)
+                            self.seen.tell(Status.from_json(record.value), record.timestamp)
                         elif part.topic == names[1]:
                             self.seen.dead_events[record.value] += 1
                         else:
-                            message = Message.model_validate_json(record.value)
+                            message = Message.from_json(record.value)
                             self.seen.dead_messages.add((message.id, str(message.channel)))
         finally:
             await consumer.stop()

@@ -12,7 +12,7 @@ from pipeline.providers.outbox import Outbox
 from pipeline.web import server
 from pipeline.web.views import Held, RowsDesk
 from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
-from schemas.kinds import Channel, State
+from schemas.kinds import Channel, Priority, State
 from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import EventRef
 from schemas.status import Status, Verdict, rfc3339
@@ -98,11 +98,13 @@ class Office:
     ) -> str:
         """Folds one status in; returns the notification's id."""
         found = notification_id(user, source, event, "orders")
-        target = {"target": masked(address), "target_id": target_id(address)} if channel else {}
+        target: dict[str, Any] = (
+            {"target": masked(address), "target_id": target_id(address)} if channel else {}
+        )
         status = Status(
             notification_id=found, user_id=user, channel=channel, state=state, at=rfc3339(at + took),
             event_at=at, event=EventRef(source=source, id=event, type=kind), workflow="orders",
-            category="transactional", priority="normal", why=why, **target, **more,
+            category="transactional", priority=Priority.NORMAL, why=why, **target, **more,
         )  # fmt: skip
         history.tell(self._of(found), status, at + took)
         return found
@@ -160,10 +162,11 @@ def story(office: Office) -> str:
 async def drop(box: Outbox, n: int, **fields: Any) -> None:
     """Puts a message in the outbox."""
     values = {
-        "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "user_id": "ada", "channel": "email",
+        "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "step": "plan", "user_id": "ada",
+        "channel": "email",
         "target": "ada@example.com", "target_id": "t", "subject": f"Order {n}",
         "text": f"Thank you for order {n}", "event_at": NOON, "at": NOON + n,
         "event": {"source": SOURCE, "id": f"order-{n}", "type": "order.placed"},
         "category": "transactional", "priority": "normal", "doubt": "at_least_once", **fields,
     }  # fmt: skip
-    await box.send(Message.model_validate(values), f"key-{n}")
+    await box.send(Message.from_dict(values), f"key-{n}")

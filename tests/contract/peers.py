@@ -26,6 +26,7 @@ SILENT, RESET, CLOSE, ENDLESS = "silent", "reset", "close", "endless"
 def message(target: str = "kim@example.com", channel: Channel = Channel.EMAIL, **fields: Any) -> Message:
     """A message as core would send it; each call's is equal to the last."""
     given: dict[str, Any] = {
+        "step": "plan",
         "id": KEY.split(".")[0],
         "user_id": "u1",
         "channel": channel,

@@ -9,6 +9,7 @@ from email.parser import BytesParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeline.providers import mime
 from pipeline.providers.mime import Unsendable
@@ -186,4 +187,4 @@ def test_a_sender_that_is_none_is_told_at_the_start(written: str) -> None:
 def test_text_that_is_not_unicode_is_unsendable() -> None:
     for broken in ({"text": "\ud800"}, {"html": "\ud800"}):
         with pytest.raises(Unsendable):
-            mime.compose(message().model_copy(update=broken), KEY, SENDER)
+            mime.compose(replace(message(), **broken), KEY, SENDER)

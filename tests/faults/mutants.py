@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from faust.types import TP
+from msgspec.structs import replace
 
 from agents import plan as plan_stage
 from pipeline.delivery import Delivery
@@ -45,7 +46,7 @@ def claim_without_origin() -> None:
 
     def forgetful(*args: Any) -> Any:
         claim = find(*args)
-        return claim and claim._replace(origin=claim.origin._replace(offset=-1))
+        return claim and replace(claim, origin=replace(claim.origin, offset=-1))
 
     plan_stage.claims.find = forgetful  # type: ignore[attr-defined]
     deliver = Task.deliver

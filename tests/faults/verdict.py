@@ -43,7 +43,7 @@ class Evidence:
 
     def message(self, value: bytes) -> None:
         """Notes a record of a channel topic."""
-        message = Message.model_validate_json(value)
+        message = Message.from_json(value)
         pair = (message.id, str(message.channel))
         self.forms[*pair, message.target_id][value] += 1
         self.doubt[pair] = message.doubt

@@ -179,7 +179,7 @@ class Watcher:
                     self.last_news = time.monotonic()
                     for record in records:
                         if part.topic == topics.DELIVERY_STATUS:
-                            self.seen.status(Status.model_validate_json(record.value), record.timestamp)
+                            self.seen.status(Status.from_json(record.value), record.timestamp)
                         elif part.topic == topics.DEAD_EVENTS:
                             self.seen.outcomes.dead_events[record.value] += 1
                         elif part.topic in messages:

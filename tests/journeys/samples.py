@@ -56,12 +56,13 @@ def shop() -> Catalogue:
 
 def a_notification(**fields: Any) -> Notification:
     given: dict[str, Any] = {
-        "id": ID, "user_id": "u-1", "event": {"source": SOURCE, "id": "e-1", "type": "shop.order.confirmed"},
+        "id": ID, "step": "plan", "user_id": "u-1",
+        "event": {"source": SOURCE, "id": "e-1", "type": "shop.order.confirmed"},
         "event_at": NOON, "position": "events-0-7", "workflow": "order-confirmed", "category": "orders",
         "priority": "normal", "channels": ["email", "sms", "web"], "template": "order",
-        "variables": {"order": {"id": "C-1"}},
+        "variables": {"order": {"id": "C-1"}}, "doubt": "at_least_once", "mandatory": False, "generation": 0,
     }  # fmt: skip
-    return Notification.model_validate(given | fields)
+    return Notification.from_dict(given | fields)
 
 
 def an_origin(offset: int = 3, at: int = NOON + 10, topic: str = "notifications") -> Origin:
@@ -70,7 +71,8 @@ def an_origin(offset: int = 3, at: int = NOON + 10, topic: str = "notifications"
 
 def a_message(**fields: Any) -> Message:
     given: dict[str, Any] = {
-        "id": ID, "user_id": "u-1", "channel": Channel.SMS, "target": "+15550100", "target_id": "t-1",
+        "id": ID, "step": "plan", "user_id": "u-1", "channel": Channel.SMS,
+        "target": "+15550100", "target_id": "t-1",
         "text": "Order C-1", "event": EventRef(source=SOURCE, id="e-1", type="shop.order.confirmed"),
         "event_at": NOON, "at": NOON + 10, "category": "orders", "priority": Priority.NORMAL,
         "doubt": Doubt.AT_LEAST_ONCE,

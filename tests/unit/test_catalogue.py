@@ -25,7 +25,7 @@ def rule(name: str, on: str) -> Workflow:
 def said(catalogue: Catalogue, version: int) -> str:
     found = catalogue.renderings("order", version)
     assert found is not None
-    return render(found[Channel.EMAIL], Contexts({}))["text"]
+    return render(found[Channel.EMAIL], Contexts({})).text
 
 
 def versions(*texts: str, current: int | None = None) -> Template:

@@ -208,7 +208,7 @@ def test_a_claim_comes_back_as_it_was_put() -> None:
     rows = MemoryRows()
     claim = Claim(
         ORIGIN, "events-0-7", 5, 2,
-        (Pinned("email", "ada@example.com"), Pinned(Channel.SMS, None, "no_address", "saw")),
+        (Pinned(Channel.EMAIL, "ada@example.com"), Pinned(Channel.SMS, None, "no_address", "saw")),
         True, "failed: x",
     )  # fmt: skip
     claims.put(rows, ID, "plan", claim)

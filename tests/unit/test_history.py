@@ -29,7 +29,7 @@ def status(state: State, at: int = 0, channel: str | None = "email", **fields: A
         "state": state, "at": rfc3339(NOON + at), "event_at": NOON,
         "event": EventRef(source=SOURCE, id="e-1", type="shop.order.confirmed"),
     }  # fmt: skip
-    return Status.model_validate(given | fields)
+    return Status.from_dict(given | fields)
 
 
 def shown(rows: MemoryRows, notification: str = ID) -> history.History:

@@ -19,6 +19,7 @@ from schemas.notification import EventRef
 
 def message(n: int = 1, **fields: Any) -> Message:
     given: dict[str, Any] = {
+        "step": "plan",
         "id": f"{n:08x}-0000-8000-8000-000000000000",
         "user_id": f"u{n}",
         "channel": Channel.EMAIL,

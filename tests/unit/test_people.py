@@ -93,7 +93,7 @@ def test_preferences_are_found_by_their_key(value: bytes) -> None:
 
 
 def test_who_said_nothing_wants_everything() -> None:
-    assert people.preferences(MemoryRows(), "u") == people.DEFAULT_PREFERENCES
+    assert people.preferences(MemoryRows(), "u") == people.Wishes()
 
 
 def test_devices_are_those_of_one_user_without_the_erased() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from agents.render import (
     render,
 )
 from schemas.kinds import Channel
+from schemas.message import ChannelContent
 from schemas.template import Parts
 
 DATA = {
@@ -27,7 +29,8 @@ DATA = {
 
 def words(text: str, *, subject: str | None = None, html: str | None = None, **data: Any) -> dict[str, str]:
     rendering = compile_parts(Channel.EMAIL, Parts(subject=subject, text=text, html=html))
-    return render(rendering, Contexts(DATA | data))
+    found: dict[str, str] = msgspec.to_builtins(render(rendering, Contexts(DATA | data)))
+    return found
 
 
 def broken(text: str, **data: Any) -> str:
@@ -103,7 +106,7 @@ def test_only_html_is_escaped() -> None:
 
 @pytest.mark.parametrize("channel", [Channel.WEBHOOK, Channel.SMS, Channel.WEB])
 def test_a_channel_has_the_parts_that_its_template_has(channel: Channel) -> None:
-    assert render(compile_parts(channel, Parts(text="a")), Contexts({})) == {"text": "a"}
+    assert render(compile_parts(channel, Parts(text="a")), Contexts({})) == ChannelContent(text="a")
 
 
 def test_a_part_does_not_see_what_another_has_set() -> None:
@@ -111,7 +114,7 @@ def test_a_part_does_not_see_what_another_has_set() -> None:
         words("{{ secret }}", subject="{% set secret = 1 %}{% macro m() %}{% endmacro %}a")
     contexts = Contexts(DATA)
     first = compile_parts(Channel.EMAIL, Parts(subject="{% set name = 'Eve' %}{{ name }}", text="{{ name }}"))
-    assert render(first, contexts) == {"subject": "Eve", "text": "Ada"}
+    assert render(first, contexts) == ChannelContent(subject="Eve", text="Ada")
 
 
 def test_the_variables_are_left_as_they_were() -> None:
@@ -234,7 +237,7 @@ def test_any_variables_are_rendered_the_same_twice_or_refused(data: dict[str, An
     data = {"a": data, "b": {"items": name}}
     first, second = render(rendering, Contexts(data)), render(rendering, Contexts(data))
     assert first == second
-    assert all(0x20 <= ord(c) != 0x7F for c in first["subject"])
+    assert all(0x20 <= ord(c) != 0x7F for c in first.subject or "")
 
 
 @given(st.text())

@@ -200,12 +200,13 @@ async def test_a_long_history_shows_its_newest_first_and_leads_to_more(office: O
 
 async def letter(box: Outbox, n: int, **fields: object) -> str:
     values = {
-        "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "user_id": "ada", "channel": "email",
+        "id": notification_id("ada", SOURCE, f"order-{n}", "orders"), "step": "plan", "user_id": "ada",
+        "channel": "email",
         "target": "ada@example.com", "target_id": "t", "subject": f"Order {n}", "text": "Thank you",
         "event": {"source": SOURCE, "id": f"order-{n}", "type": "order.placed"}, "event_at": NOON,
         "at": NOON + n, "category": "transactional", "priority": "normal", "doubt": "at_least_once", **fields,
     }  # fmt: skip
-    await box.send(Message.model_validate(values), f"key-{n}")
+    await box.send(Message.from_dict(values), f"key-{n}")
     return f"key-{n}"
 
 
