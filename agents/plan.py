@@ -43,9 +43,10 @@ def plan(
 
     `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3).
     """
-    claim = claims.find(rows, notification.id, notification.step)
+    key = claims.key(notification.id, notification.step)
+    claim = claims.find(rows, key)
     if claim is None or claim.mendable:
-        return _decide(notification, origin, rows, number, mark, catalogue, claim)
+        return _decide(notification, origin, key, rows, number, mark, catalogue, claim)
     if claim.origin == origin:
         return emit(notification, claim, catalogue) if claim.number > mark else ()
     if claim.position == notification.position:
@@ -57,6 +58,7 @@ def plan(
 def _decide(
     notification: Notification,
     origin: Origin,
+    key: bytes,
     rows: Rows,
     number: int,
     mark: int,
@@ -81,15 +83,13 @@ def _decide(
                 if outcome.reason is None:
                     caps.raise_by_one(rows, counter, counted)
                     break
-            claims.put(rows, notification.id, notification.step, claim)
+            claims.put(rows, key, claim)
             return sends
     told = f"{failure}: {detail}"
     if before is not None and before.failure == told and before.number <= mark:
         return ()  # still broken in the same way, and said so already
-    claims.put(
-        rows, notification.id, notification.step,
-        Claim(origin, notification.position, number, version or 0, (), mendable=True, failure=told),
-    )  # fmt: skip
+    failed = Claim(origin, notification.position, number, version or 0, (), mendable=True, failure=told)
+    claims.put(rows, key, failed)
     return (Router(notification, origin.at).status(State.FAILED, reason=failure, detail=detail),)
 
 

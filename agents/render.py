@@ -176,16 +176,16 @@ def _compile(environment: _Words, source: str) -> Render:
 def _bounded(pieces: Iterator[str]) -> str:
     """Joins what a template yields, and stops where it is too much."""
     found, count = "", 0
-    while some := list(islice(pieces, PIECES)):
-        found += "".join(some)
-        count += 1
+    while True:
+        some = list(islice(pieces, PIECES))
+        found = found + "".join(some) if count else "".join(some)
+        count += len(some)
         if len(found) > MAX_OUTPUT:
             raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
         if len(some) < PIECES:
-            break
-        if count * PIECES >= MAX_PIECES:
+            return found
+        if count >= MAX_PIECES:
             raise TemplateBroken(f"more than {MAX_PIECES} pieces")
-    return found
 
 
 class Contexts:

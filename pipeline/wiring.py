@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from agents.sending import Send
 from pipeline.engine import Record, Unit
-from pipeline.engine.outbox import NO_HEADERS, RECORD_BYTES
+from pipeline.engine.outbox import RECORD_BYTES
 from pipeline.topics import DEAD_LETTER_BYTES
 from tables.claims import Origin
 
@@ -33,18 +33,14 @@ class Wiring:
         """Puts what a stage wants sent into the unit's outbox. Raises RecordTooLarge."""
         add, names = unit.outbox.add, self.names
         for one in sends:
-            headers, hashed, topic = one.headers, one.hashed, one.topic
-            if headers is None and hashed is not None:
-                add(names[topic], one.key, one.value, hashed=hashed & 0x7FFFFFFF)
+            topic, headers, hashed = one.topic, one.headers, one.hashed
+            if hashed is not None:
+                hashed &= 0x7FFFFFFF
+            if headers is None:
+                add(names[topic], one.key, one.value, hashed=hashed)
             else:
-                add(
-                    names[topic],
-                    one.key,
-                    one.value,
-                    headers or NO_HEADERS,
-                    hashed=None if hashed is None else hashed & 0x7FFFFFFF,
-                    room=DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES,
-                )
+                room = DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES
+                add(names[topic], one.key, one.value, headers, hashed=hashed, room=room)
 
 
 def origin_of(record: Record) -> Origin:

@@ -52,12 +52,12 @@ def key(notification: str, step: str) -> bytes:
 _read = msgspec.json.Decoder(Claim).decode
 
 
-def find(rows: Rows, notification: str, step: str) -> Claim | None:
-    """The claim of a step, or None."""
-    row = rows.get(key(notification, step))
+def find(rows: Rows, key: bytes) -> Claim | None:
+    """The claim of a step by its row key, or None."""
+    row = rows.get(key)
     return None if row is None else _read(row)
 
 
-def put(rows: Rows, notification: str, step: str, claim: Claim) -> None:
-    """Claims a step."""
-    rows.put(key(notification, step), encode(claim))
+def put(rows: Rows, key: bytes, claim: Claim) -> None:
+    """Claims a step by its row key."""
+    rows.put(key, encode(claim))

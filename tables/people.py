@@ -77,13 +77,13 @@ def upsert(rows: Rows, key: bytes, at: int, value: bytes | None) -> bool:
 def user(rows: Rows, user_id: str) -> Person | None:
     """The user of that id, or None where there is none or it was erased."""
     row = rows.get(USERS + user_id.encode())
-    return None if row is None or len(row) == TIME else _person(memoryview(row)[TIME:])
+    return None if row is None or len(row) == TIME else _person(row[TIME:])
 
 
 def preferences(rows: Rows, user_id: str) -> Wishes:
     """The preferences of a user, the defaults where nothing is known."""
     row = rows.get(PREFERENCES + user_id.encode())
-    return _DEFAULT_WISHES if row is None or len(row) == TIME else _wishes(memoryview(row)[TIME:])
+    return _DEFAULT_WISHES if row is None or len(row) == TIME else _wishes(row[TIME:])
 
 
 def devices(rows: Rows, user_id: str) -> list[Device]:

@@ -11,6 +11,7 @@ from faust.types.tuples import ConsumerMessage
 from pipeline.engine import internals
 from pipeline.engine.effects import EffectTask
 from pipeline.engine.failpoint import failpoint
+from pipeline.engine.heap import settle
 from pipeline.engine.store import restore
 from pipeline.engine.task import Abandoned, Task, within
 from pipeline.engine.unit import Unit
@@ -134,6 +135,7 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         # A drain must find them from now on: it may come while they are being opened.
         self.tasks = {number: make(self, number, generation) for number in numbers}
         self.draining = False
+        settle(self.app.group)
         await asyncio.gather(*[self.open_task(task, ends) for task in self.tasks.values()])
         if not self.draining:
             self.opened = generation

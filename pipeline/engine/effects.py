@@ -130,7 +130,7 @@ class EffectTask(Task):
             return False
         self.set_busy(True)
         self.own()
-        unit = Unit("", self.number, [], self.db, self.app.topic_partitions, generation=self.generation)
+        unit = Unit("", self.number, [], self.recent, self.app.topic_partitions, generation=self.generation)
         if admitting:
             unit.topic, unit.records, unit.calls = admitting[0].record.topic, admitting, []
             await self.consumer.decide(unit)

@@ -1,6 +1,7 @@
 """The records that a unit sends, packed into record batches and awaited."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -51,7 +52,7 @@ class Outbox:
 
     def __init__(self, partitions: Mapping[str, int]) -> None:
         self.partitions = partitions
-        self.open: dict[tuple[str, int], list[Item]] = {}
+        self.open: defaultdict[tuple[str, int], list[Item]] = defaultdict(list)
 
     def add(
         self,
@@ -73,17 +74,14 @@ class Outbox:
             if hashed is None:
                 hashed = key_hash(key or b"")
             partition = hashed % self.partitions[topic]
-        if (size := len(value or b"") + len(key or b"")) > room:
+        size = (len(value) if value else 0) + (len(key) if key else 0)
+        if size > room:
             raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
-        where = (topic, partition)
-        records = self.open.get(where)
-        if records is None:
-            records = self.open[where] = []
-        records.append((key, value, headers))
+        self.open[topic, partition].append((key, value, headers))
 
     def clear(self) -> None:
         """Forgets what was added."""
-        self.open = {}
+        self.open.clear()
 
     def __bool__(self) -> bool:
         return bool(self.open)

@@ -15,7 +15,7 @@ from pipeline.engine import internals
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
-from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, read_number, scan
+from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, Recent, read_number, scan
 from pipeline.engine.unit import Unit
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Task:
         #: where the next changelog batch must begin; anything else means that a zombie wrote
         self.next_changelog_offset = 0
         self.epoch = 0
+        self.recent: Recent
 
     @property
     def db(self) -> Any:
@@ -134,6 +135,7 @@ class Task:
     async def open(self, next_changelog_offset: int, ends: dict[TP, int]) -> None:
         """Raises the epoch, writes again what a zombie hid, and begins to work."""
         db = self.db
+        self.recent = Recent(db)
         self.next_changelog_offset = next_changelog_offset
         self.epoch = read_number(db, EPOCH_KEY) + 1
         self.gates = ends
@@ -231,7 +233,7 @@ class Task:
         failpoint("unit.before_decide")
         progress = self.progress[tp.topic]
         unit = Unit(
-            tp.topic, tp.partition, records, self.db, self.app.topic_partitions,
+            tp.topic, tp.partition, records, self.recent, self.app.topic_partitions,
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
         )  # fmt: skip
         spent = await self.consumer.decide(unit)
@@ -319,6 +321,7 @@ class Task:
             writes.delete(key)
         writes.put(OFFSET_KEY, b"%d" % end)
         self.db.write(writes)
+        self.recent.wrote(rows)
 
     async def when_idle(self) -> None:
         """Keeps the marks, so that a restart sends nothing again."""

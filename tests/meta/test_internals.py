@@ -14,6 +14,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import (
     Assignment,
@@ -55,6 +56,7 @@ TOUCHED: dict[str, dict[str, Any]] = {
         "_set_recovery_ended": Recovery,
         "_wait": Recovery,
         "_create_worker_consumer": driver.AIOKafkaConsumerThread,
+        "_consumer_record": fetcher.PartitionRecords,
     },
     "app.py": {
         "_settings_extra": driver.Producer,

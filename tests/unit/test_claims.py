@@ -211,7 +211,7 @@ def test_a_claim_comes_back_as_it_was_put() -> None:
         (Pinned(Channel.EMAIL, "ada@example.com"), Pinned(Channel.SMS, None, "no_address", "saw")),
         True, "failed: x",
     )  # fmt: skip
-    claims.put(rows, ID, "plan", claim)
-    assert claims.find(rows, ID, "plan") == claim
-    assert claims.find(rows, ID, "digest") is None
+    claims.put(rows, claims.key(ID, "plan"), claim)
+    assert claims.find(rows, claims.key(ID, "plan")) == claim
+    assert claims.find(rows, claims.key(ID, "digest")) is None
     assert len(next(iter(rows))) == 2 + 16 + 4
