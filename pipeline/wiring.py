@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from agents.sending import Send
 from pipeline.engine import Record, Unit
-from pipeline.engine.outbox import RECORD_BYTES
+from pipeline.engine.outbox import RECORD_BYTES, Target
 from pipeline.topics import DEAD_LETTER_BYTES
 from tables.claims import Origin
 
@@ -20,6 +20,10 @@ class Wiring:
         self.names = {name: prefix + name for name in partitions}
         #: name on the broker -> partitions
         self.partitions = {prefix + name: count for name, count in partitions.items()}
+        self.targets: dict[str, Target] = {
+            name: (prefix + name, count, DEAD_LETTER_BYTES if name.startswith(_DEAD) else RECORD_BYTES)
+            for name, count in partitions.items()
+        }
 
     def name(self, plain: str) -> str:
         """The name on the broker."""
@@ -31,16 +35,7 @@ class Wiring:
 
     def send(self, unit: Unit, sends: Iterable[Send]) -> None:
         """Puts what a stage wants sent into the unit's outbox. Raises RecordTooLarge."""
-        add, names = unit.outbox.add, self.names
-        for one in sends:
-            topic, headers, hashed = one.topic, one.headers, one.hashed
-            if hashed is not None:
-                hashed &= 0x7FFFFFFF
-            if headers is None:
-                add(names[topic], one.key, one.value, hashed=hashed)
-            else:
-                room = DEAD_LETTER_BYTES if topic.startswith(_DEAD) else RECORD_BYTES
-                add(names[topic], one.key, one.value, headers, hashed=hashed, room=room)
+        unit.outbox.extend(sends, self.targets)
 
 
 def origin_of(record: Record) -> Origin:

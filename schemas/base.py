@@ -5,7 +5,6 @@ roles write to each other is a msgspec struct: reading one costs a fourth, writi
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, Self
 
 import msgspec
@@ -35,8 +34,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     def from_json(cls, value: bytes | None) -> Self:
         """Reads one. Raises RecordUnreadable, which names the field."""
         try:
-            found: Self = _reader(cls)(value or b"")
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            found: Self = _READERS[cls](value or b"")
+        except KeyError:
+            _READERS[cls] = msgspec.json.Decoder(cls).decode
+            return cls.from_json(value)
+        except (ValueError, RecursionError) as error:
             raise RecordUnreadable(_told(error)) from None
         return found
 
@@ -57,13 +59,9 @@ class RecordUnreadable(ValueError):
     """A record that does not have the form of its kind; the message names the field."""
 
 
+_READERS: dict[type[Record], Callable[[bytes], Any]] = {}
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 """Compact JSON of records and plain values."""
-
-
-@lru_cache(maxsize=64)
-def _reader(kind: type[Any]) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(kind).decode
 
 
 _MISSING = "Object missing required field "

@@ -31,7 +31,7 @@ def notification_id(
     """
     whole = f"{len(user_id)}:{user_id}{len(source)}:{source}{len(event)}:{event}{workflow}:{generation}"
     rest = blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-    variant = "89ab"[int(rest[7], 16) & 3]
+    variant = _VARIANTS[rest[7]]
     return NotificationId(
         f"{user_hash(user_id):08x}-{rest[:4]}-8{rest[4:7]}-{variant}{rest[8:11]}-{rest[11:23]}"
     )
@@ -47,6 +47,7 @@ def hash_in(notification: str) -> int:
     return int(notification[:8], 16)
 
 
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _is_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
 _ends_host = re.compile(r"[/?#\\]").search
 

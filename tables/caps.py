@@ -1,5 +1,7 @@
 """Caps: how much a user was sent in a day."""
 
+from functools import lru_cache
+
 from tables.rows import Rows
 
 PREFIX = b"k|"
@@ -8,7 +10,12 @@ DAY = 86_400_000
 
 def key(user_id: str, at: int) -> bytes:
     """The row of a user's day; `at` is in milliseconds since the epoch, days are UTC's."""
-    return b"k|%s|%06d" % (user_id.encode(), at // DAY)
+    return PREFIX + user_id.encode() + _day(at // DAY)
+
+
+@lru_cache(maxsize=64)
+def _day(number: int) -> bytes:
+    return b"|%06d" % number
 
 
 def count(rows: Rows, key: bytes) -> int:

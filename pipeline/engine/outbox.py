@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka.partitioner import murmur2
 
@@ -19,6 +19,26 @@ NO_HEADERS: Headers = []
 Item = tuple[bytes | None, bytes | None, Headers]
 
 
+_POSITIVE = 0x7FFFFFFF
+Target = tuple[str, int, int]
+"""A topic's name, its partitions, and the bytes that a record of it may have."""
+
+
+class Outgoing(Protocol):
+    """What is to be sent: `hashed` is the murmur2 of the key, if it is known."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def hashed(self) -> int | None: ...
+    @property
+    def headers(self) -> Headers | None: ...
+
+
 class RecordTooLarge(ValueError):
     """A record that no topic of ours takes."""
 
@@ -26,7 +46,7 @@ class RecordTooLarge(ValueError):
 @lru_cache(maxsize=65_536)
 def key_hash(key: bytes) -> int:
     """The 31 bits by which Kafka's default partitioner places a key (KIP-480 keeps them)."""
-    return int(murmur2(key)) & 0x7FFFFFFF
+    return int(murmur2(key)) & _POSITIVE
 
 
 class Batch:
@@ -78,6 +98,23 @@ class Outbox:
         if size > room:
             raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
         self.open[topic, partition].append((key, value, headers))
+
+    def extend(self, sends: Iterable[Outgoing], targets: Mapping[str, Target]) -> None:
+        """Adds records, all at once: this is most of what a unit adds.
+
+        Raises RecordTooLarge, and KeyError for a topic that `targets` does not hold.
+        """
+        batches = self.open
+        for send in sends:
+            topic, partitions, room = targets[send.topic]
+            key, value, hashed = send.key, send.value, send.hashed
+            if hashed is None:
+                hashed = key_hash(key)
+            size = len(key) + (len(value) if value else 0)
+            if size > room:
+                raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
+            place = topic, (hashed & _POSITIVE) % partitions
+            batches[place].append((key, value, send.headers or NO_HEADERS))
 
     def clear(self) -> None:
         """Forgets what was added."""

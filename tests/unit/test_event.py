@@ -348,8 +348,9 @@ FIELDS = (
     "metadata", "specversion", "other",
 )  # fmt: skip
 odd = st.sampled_from(
-    ["u", "", " ", "\u200b", "\u061c", "\x7f", "\u2028", "a\nb", "é", "x" * 513, 5, 2**70, 1.5, True, None, [],
-     {}, "high", "medium", "normal", ["email"], ["email", "pigeon"], {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
+    ["u", "", " ", "\u200b", "\u061c", "\x7f", "\u2028", "a\nb", "é", "x" * 513, 5, 2**70, 1.5, True,
+     None, [], {}, "high", "medium", "normal", ["email"], ["email", "pigeon"],
+     {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
 )  # fmt: skip
 
 
