@@ -23,8 +23,8 @@ from tables.people import Person, Wishes
 from tables.rows import Rows
 
 MAX_DETAIL = 500
-Told = tuple[Channel, State, str | None, str]
-"""Channel, state, reason, and what the rule saw."""
+Told = tuple[Channel, str | None, str]
+"""Channel, the reason against it, and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
 
 
@@ -179,28 +179,31 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
     router = Router(notification, claim.origin.at)
     contexts = Contexts(notification.variables)
     rendered: dict[Channel, ChannelContent] = {}
-    outcomes: list[Told] = []
+    why: tuple[Verdict, ...] | None = explain(
+        notification.event.type,
+        notification.workflow,
+        tuple([(pinned.channel, pinned.reason, pinned.saw) for pinned in claim.pinned]),
+    )
     sends: list[Send] = []
+    told: list[Send] = []
     size = 0
     for pinned in claim.pinned:
         channel, target, reason = pinned.channel, pinned.target, pinned.reason
         if target is not None:
             words = rendered[channel] = _words(notification, channel, renderings, contexts)
-            send = router.message(channel, target, words)
-            sends.append(send)
-            size += len(send.value or b"")
-            outcomes.append((channel, State.QUEUED, None, pinned.saw))
+            message, status = router.queued(channel, target, words, why)
+            sends.append(message)
+            told.append(status)
+            size += len(message.value or b"")
         else:
-            state = State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
-            outcomes.append((channel, state, reason, pinned.saw))
+            detail = pinned.saw or None
+            told.append(router.status(_state(reason), channel, reason=reason, detail=detail, why=why))
+        why = None
     if size > MAX_BYTES:  # all of the words travel once more, together, on `contents`
         raise TemplateBroken(f"{size} bytes for all channels; they may have {MAX_BYTES}")
     if rendered:
         sends.append(router.contents(rendered))
-    why: tuple[Verdict, ...] | None = explain(notification.event.type, notification.workflow, tuple(outcomes))
-    for pinned, (channel, state, reason, saw) in zip(claim.pinned, outcomes, strict=True):
-        sends.append(router.status(state, channel, pinned.target, reason=reason, detail=saw or None, why=why))
-        why = None
+    sends += told
     return sends
 
 
@@ -232,7 +235,16 @@ def explain(event_type: str, workflow: str, outcomes: tuple[Told, ...]) -> tuple
     Few decisions differ in this, so most are explained already.
     """
     rules = [
-        Verdict(rule=channel, saw=saw or None, verdict=state if reason is None else f"{state}: {reason}")
-        for channel, state, reason, saw in outcomes
+        Verdict(rule=channel, saw=saw or None, verdict=_verdict(reason)) for channel, reason, saw in outcomes
     ]
     return (Verdict(rule="workflow", saw=event_type, verdict=workflow), *rules)
+
+
+def _verdict(reason: str | None) -> str:
+    if reason is None:
+        return State.QUEUED
+    return f"{_state(reason)}: {reason}"
+
+
+def _state(reason: str | None) -> State:
+    return State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED

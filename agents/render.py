@@ -6,10 +6,12 @@ from functools import lru_cache, wraps
 from itertools import islice
 from typing import Any, NamedTuple
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
+from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
 from jinja2.exceptions import SecurityError
+from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
 from schemas.kinds import Channel
 from schemas.message import ChannelContent
@@ -34,15 +36,21 @@ class TemplateBroken(ValueError):
         self.line = line
 
 
-Render = Callable[[Context], str]
+class Part:
+    """A compiled source: `root` yields its pieces for a context of `environment`."""
+
+    __slots__ = ("environment", "root")
+
+    def __init__(self, environment: Environment, root: Callable[[Context], Iterator[str]]) -> None:
+        self.environment, self.root = environment, root
 
 
 class Rendering(NamedTuple):
     """What renders one channel of a template version."""
 
-    subject: Render | None
-    text: Render
-    html: Render | None
+    subject: Part | None
+    text: Part
+    html: Part | None
 
 
 _WIDE = re.compile(r"%[-+ #0]*(\d*\.)?(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)").search
@@ -153,7 +161,7 @@ def compile_parts(channel: Channel, parts: Parts) -> Rendering:
 
 
 @lru_cache(maxsize=10_000)
-def _compile(environment: _Words, source: str) -> Render:
+def _compile(environment: _Words, source: str) -> Part:
     try:
         template = environment.from_string(source)
     except TemplateSyntaxError as error:
@@ -162,15 +170,7 @@ def _compile(environment: _Words, source: str) -> Render:
         raise TemplateBroken(f"{type(error).__name__}: {error}") from None
     if template.blocks:
         raise TemplateBroken("blocks are for templates that extend each other; these do not")
-    root = template.root_render_func
-
-    def render(context: Context) -> str:
-        if context.vars:  # what the part before this one has set is not this one's
-            context.vars.clear()
-            context.exported_vars.clear()
-        return _bounded(root(context))
-
-    return render
+    return Part(environment, template.root_render_func)
 
 
 def _bounded(pieces: Iterator[str]) -> str:
@@ -188,38 +188,45 @@ def _bounded(pieces: Iterator[str]) -> str:
             raise TemplateBroken(f"more than {MAX_PIECES} pieces")
 
 
-class Contexts:
-    """The variables of one notification, ready for every part of every channel.
+class _Variables(Context):
+    """A context of variables alone: making one of Jinja's own is half of what its `render` costs.
 
-    A context is half of what Jinja's `render` costs, and the parts of a template can share one: they
-    define no blocks, and nothing in the sandbox can change the variables.
+    The parts of a template can share it: they define no blocks and import nothing, and nothing in the
+    sandbox can change the variables.
     """
 
-    __slots__ = ("_in_html", "_in_plain", "_rendered", "variables")
+    def __init__(self, environment: Environment, variables: dict[str, Any]) -> None:
+        self.environment, self.parent, self.name = environment, variables, None
+        self.vars, self.exported_vars, self.globals_keys, self.blocks = {}, set(), set(), {}
+        self.eval_ctx = EvalContext(environment, None)
+
+    def resolve_or_missing(self, key: str) -> Any:
+        if self.vars:
+            return super().resolve_or_missing(key)
+        return self.parent.get(key, missing)
+
+
+class Contexts:
+    """The variables of one notification, ready for every part of every channel."""
+
+    __slots__ = ("_contexts", "_filled", "variables")
 
     def __init__(self, variables: dict[str, Any]) -> None:
         self.variables = variables
-        self._rendered: dict[Render, str] = {}
-        self._in_plain: Context | None = None
-        self._in_html: Context | None = None
+        self._filled: dict[Part, str] = {}
+        self._contexts: dict[Environment, _Variables] = {}
 
-    @property
-    def plain(self) -> Context:
-        if self._in_plain is None:
-            self._in_plain = Context(_plain, self.variables, None, {})
-        return self._in_plain
-
-    @property
-    def html(self) -> Context:
-        if self._in_html is None:
-            self._in_html = Context(_html, self.variables, None, {})
-        return self._in_html
-
-    def fill(self, part: Render, *, html: bool = False) -> str:
+    def fill(self, part: Part) -> str:
         """A part, filled; channels that share one (a subject, often) have it filled once."""
-        found = self._rendered.get(part)
+        found = self._filled.get(part)
         if found is None:
-            found = self._rendered[part] = part(self.html if html else self.plain)
+            context = self._contexts.get(part.environment)
+            if context is None:
+                context = self._contexts[part.environment] = _Variables(part.environment, self.variables)
+            elif context.vars:  # what the part before this one has set is not this one's
+                context.vars.clear()
+                context.exported_vars.clear()
+            found = self._filled[part] = _bounded(part.root(context))
         return found
 
 
@@ -234,7 +241,7 @@ def render(rendering: Rendering, contexts: Contexts) -> ChannelContent:
             subject = one_line(contexts.fill(rendering.subject))
         text = contexts.fill(rendering.text)
         if rendering.html is not None:
-            html = contexts.fill(rendering.html, html=True)
+            html = contexts.fill(rendering.html)
     except TemplateBroken:
         raise
     except Exception as error:  # a template runs its author's expressions: anything may come out

@@ -21,36 +21,42 @@ class Router:
         self.notification, self.at = notification, at
         self.key, self.hashed = notification.user_id.encode(), user_hash(notification.user_id)
 
-    def message(self, channel: Channel, target: str, words: ChannelContent) -> Send:
-        """The message for one target of one channel."""
-        n = self.notification
+    def queued(
+        self, channel: Channel, target: str, words: ChannelContent, why: tuple[Verdict, ...] | None = None
+    ) -> tuple[Send, Send]:
+        """The message for one target of one channel, and the status that says so."""
+        n, name = self.notification, target_id(target)
         message = Message(
-            id=n.id, step=n.step, user_id=n.user_id, channel=channel, target=target,
-            target_id=target_id(target), subject=words.subject, text=words.text, html=words.html,
-            event=n.event, event_at=n.event_at, at=self.at, category=n.category, priority=n.priority,
-            doubt=n.doubt, expires_at=n.expires_at,
+            id=n.id, step=n.step, user_id=n.user_id, channel=channel, target=target, target_id=name,
+            subject=words.subject, text=words.text, html=words.html, event=n.event, event_at=n.event_at,
+            at=self.at, category=n.category, priority=n.priority, doubt=n.doubt, expires_at=n.expires_at,
         )  # fmt: skip
-        return Send(topics.MESSAGE_LANES[channel, n.priority], self.key, encode(message), self.hashed)
+        status = Status(
+            notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,
+            state=State.QUEUED, at=rfc3339(self.at), event_at=n.event_at, event=n.event, workflow=n.workflow,
+            category=n.category, priority=n.priority, metadata=n.metadata, why=why,
+        )  # fmt: skip
+        lane = topics.MESSAGE_LANES[channel, n.priority]
+        return (
+            Send(lane, self.key, encode(message), self.hashed),
+            Send(topics.DELIVERY_STATUS, self.key, encode(status), self.hashed),
+        )
 
     def status(
         self,
         state: State,
         channel: Channel | None = None,
-        target: str | None = None,
         *,
         reason: str | None = None,
         detail: str | None = None,
         why: tuple[Verdict, ...] | None = None,
     ) -> Send:
-        """One change of state; the first of a decision carries its why."""
+        """Any other change of state; the first of a decision carries its why."""
         n = self.notification
         status = Status(
-            notification_id=n.id, user_id=n.user_id, channel=channel,
-            target=None if target is None else masked(target),
-            target_id=None if target is None else target_id(target),
-            state=state, reason=reason, detail=detail, at=rfc3339(self.at), event_at=n.event_at,
-            event=n.event, workflow=n.workflow, category=n.category, priority=n.priority,
-            metadata=n.metadata, why=why,
+            notification_id=n.id, user_id=n.user_id, channel=channel, state=state, reason=reason,
+            detail=detail, at=rfc3339(self.at), event_at=n.event_at, event=n.event, workflow=n.workflow,
+            category=n.category, priority=n.priority, metadata=n.metadata, why=why,
         )  # fmt: skip
         return Send(topics.DELIVERY_STATUS, self.key, encode(status), self.hashed)
 

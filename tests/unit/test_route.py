@@ -13,7 +13,7 @@ from agents.route import Router
 from schemas.base import Record
 from schemas.ids import hash_in, target_id
 from schemas.kinds import Channel, State
-from schemas.message import Contents, Message
+from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import Notification
 from schemas.status import Status
 from tests.journeys.memory import NOON, MemoryRows
@@ -71,11 +71,18 @@ def test_everything_that_intake_sends_is_what_its_model_writes() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_can_be_told(state: State) -> None:
-    send = Router(a_notification(), NOON).status(state, Channel.SMS, "+15550100", reason="r")
+    send = Router(a_notification(), NOON).status(state, Channel.SMS, reason="r", detail="d")
     told = Status.from_json(send.value)
-    assert (told.state, told.channel, told.target) == (state, "sms", "+155•••00")
-    assert told.target_id == target_id("+15550100")
+    assert (told.state, told.channel, told.reason, told.detail) == (state, "sms", "r", "d")
     assert told.at == "2026-09-21T14:13:20.000Z"
+
+
+def test_a_queued_status_names_its_target_without_showing_it() -> None:
+    words = ChannelContent(text="t")
+    message, status = Router(a_notification(), NOON).queued(Channel.SMS, "+15550100", words)
+    told = Status.from_json(status.value)
+    assert (told.state, told.target, told.target_id) == ("queued", "+155•••00", target_id("+15550100"))
+    assert Message.from_json(message.value).target_id == told.target_id
 
 
 def test_the_values_are_small() -> None:
