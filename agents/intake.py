@@ -160,7 +160,7 @@ def notify(
         content=content, variables=event.data, contact=addresses, locale=locale, doubt=workflow.doubt,
         mandatory=workflow.mandatory, expires_at=expires, generation=0, metadata=metadata,
     )  # fmt: skip
-    topic = topics.lane(topics.NOTIFICATIONS, priority)
+    topic = topics.NOTIFICATION_LANES[priority]
     return Send(topic, user_id.encode(), encode(notification), user_hash(user_id))
 
 

@@ -109,9 +109,21 @@ def choose(
         return tuple([Pinned(channel, None, Reason.EXPIRED) for channel in channels])
     wishes = people.preferences(rows, notification.user_id)
     capped = _capped(notification, wishes, counted)
-    return tuple(
-        [_outcome(channel, notification, user, contact, wishes, capped, renderings) for channel in channels]
-    )
+    found = []
+    for channel in channels:
+        target = address(channel, notification.user_id, user, contact)
+        against = _opted_out(channel, notification, wishes)
+        if target is None:
+            found.append(Pinned(channel, None, Reason.NO_ADDRESS))
+        elif against is not None:
+            found.append(against)
+        elif capped is not None:
+            found.append(Pinned(channel, None, Reason.DAILY_CAP, capped))
+        elif renderings is not None and channel not in renderings:
+            found.append(Pinned(channel, None, Reason.NO_TEMPLATE_FOR_CHANNEL))
+        else:
+            found.append(Pinned(channel, target))
+    return tuple(found)
 
 
 def _capped(notification: Notification, wishes: Wishes, counted: int) -> str | None:
@@ -123,30 +135,18 @@ def _capped(notification: Notification, wishes: Wishes, counted: int) -> str | N
     return f"{counted} of {wishes.frequency_limit}"
 
 
-def _outcome(
-    channel: Channel,
-    notification: Notification,
-    user: Person | None,
-    contact: Addresses | None,
-    wishes: Wishes,
-    capped: str | None,
-    renderings: Renderings | None,
-) -> Pinned:
-    target = address(channel, notification.user_id, user, contact)
-    if target is None:
-        return Pinned(channel, None, Reason.NO_ADDRESS)
-    if not notification.mandatory:
-        if not wishes.channels.get(channel, True):
-            return Pinned(channel, None, Reason.CHANNEL_OPTED_OUT, f"channels.{channel}: false")
+def _opted_out(channel: Channel, notification: Notification, wishes: Wishes) -> Pinned | None:
+    """What stands against a channel by the user's own wish. Mandatory ones pass."""
+    if notification.mandatory:
+        return None
+    if not wishes.channels.get(channel, True):
+        return Pinned(channel, None, Reason.CHANNEL_OPTED_OUT, f"channels.{channel}: false")
+    if wishes.categories:
         by_category = wishes.categories.get(notification.category)
         if by_category is not None and not by_category.get(channel, True):
             saw = f"categories.{notification.category}.{channel}: false"
             return Pinned(channel, None, Reason.CATEGORY_OPTED_OUT, saw)
-    if capped is not None:
-        return Pinned(channel, None, Reason.DAILY_CAP, capped)
-    if renderings is not None and channel not in renderings:
-        return Pinned(channel, None, Reason.NO_TEMPLATE_FOR_CHANNEL)
-    return Pinned(channel, target)
+    return None
 
 
 def address(channel: Channel, user_id: str, user: Person | None, contact: Addresses | None) -> str | None:
@@ -156,7 +156,9 @@ def address(channel: Channel, user_id: str, user: Person | None, contact: Addres
     field = _FIELDS.get(channel)
     if field is None:
         return None
-    return (getattr(contact, field) if contact else None) or (getattr(user, field) if user else None)
+    if contact is not None and (found := getattr(contact, field)):
+        return str(found)
+    return getattr(user, field) if user is not None else None
 
 
 _FIELDS = {

@@ -28,6 +28,7 @@ _LANES = {
 }
 
 
+NOTIFICATION_LANES = _LANES[NOTIFICATIONS]
 MESSAGE_LANES = {
     (channel, priority): _LANES[MESSAGES[channel]][priority] for channel in Channel for priority in Priority
 }

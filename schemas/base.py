@@ -23,7 +23,7 @@ class Frozen(BaseModel):
         return found
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A frozen value of our own. Fields are validated where one is read, not where it is made.
 
     No default but None: what is left out is found by identity, so that any other default would at

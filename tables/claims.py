@@ -10,7 +10,7 @@ from tables.rows import Rows
 PREFIX = b"c|"
 
 
-class Origin(msgspec.Struct, frozen=True, array_like=True):
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The `notifications` record that something was decided from; `at` is the broker's time in ms."""
 
     topic: str
@@ -19,7 +19,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     at: int
 
 
-class Pinned(msgspec.Struct, frozen=True, array_like=True):
+class Pinned(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The outcome of one channel: a target, or the reason why there is none and what the rule saw."""
 
     channel: Channel
@@ -28,7 +28,7 @@ class Pinned(msgspec.Struct, frozen=True, array_like=True):
     saw: str = ""
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one step of a notification came to.
 
     `position` is the place of the `events` record behind it; `number` the unit that decided it;

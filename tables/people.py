@@ -15,7 +15,7 @@ TIME: Final = 8
 """Bytes of a row's time, ahead of its value."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """The part of a row that planning reads; agents/know.py has validated the whole."""
 
 
