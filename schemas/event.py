@@ -103,8 +103,8 @@ class Request(Frozen):
     scheduled_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
     locale: Text | None = None
-    attachments: tuple[Text, ...] = ()
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    attachments: tuple[Text, ...] | None = None
+    metadata: dict[str, Any] | None = None
     source: Text = "carillon"
 
     @model_validator(mode="after")

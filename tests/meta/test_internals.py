@@ -57,6 +57,7 @@ TOUCHED: dict[str, dict[str, Any]] = {
         "_wait": Recovery,
         "_create_worker_consumer": driver.AIOKafkaConsumerThread,
         "_consumer_record": fetcher.PartitionRecords,
+        "_records_iterator": fetcher.PartitionRecords,
     },
     "app.py": {
         "_settings_extra": driver.Producer,
