@@ -65,8 +65,7 @@ def admit(
 ) -> Admitted:
     """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms.
 
-    `told`: it is this very owner who settled the last attempt, so that what it implied is out; else it
-    is sent again.
+    `told`: what the attempts until now implied is surely out; else it is sent again.
     """
     message, effect = parcel.message, parcel.effect
     expired = message.expires_at is not None and now >= message.expires_at

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agents import deliver, intake, topics
 from agents.deliver import Parcel
 from pipeline.engine import Call, Record, Unit
+from pipeline.engine.timers import is_told
 from pipeline.metrics import Metrics
 from pipeline.providers.provider import Provider
 from pipeline.wiring import Wiring, origin_of
@@ -20,9 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Errand:
-    """A parcel, and the attempt that is being made for it."""
+    """A parcel, and the attempt that is being made for it; `told`: what its earlier ones imply is out."""
 
     parcel: Parcel
+    told: bool = False
     attempt: Attempt | None = None
 
 
@@ -44,7 +46,7 @@ class Delivery:
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
         parcel = deliver.read(record.value, origin_of(record))
-        return Call(parcel.effect, parcel.message.user_id.encode(), Errand(parcel), record)
+        return Call(parcel.effect, parcel.message.user_id.encode(), Errand(parcel, is_told(record)), record)
 
     def admit(self, call: Call[Errand], unit: Unit) -> bool:
         """Writes the attempt, or what the ledger knows already."""
@@ -52,10 +54,10 @@ class Delivery:
         admitted = deliver.admit(
             errand.parcel,
             unit,
-            _now(),
+            unit.now,
             provider.name,
             honours_keys=provider.honours_keys,
-            told=errand.attempt is not None,
+            told=errand.told,
         )
         self.wiring.send(unit, admitted.sends)
         errand.attempt = admitted.attempt
@@ -74,7 +76,7 @@ class Delivery:
         errand = call.message
         assert errand.attempt is not None
         sends, wait = deliver.settle(
-            errand.parcel, errand.attempt, result, unit, _now(),
+            errand.parcel, errand.attempt, result, unit, unit.now,
             honours_keys=self.provider.honours_keys, jitter=random.random(),
         )  # fmt: skip
         self.wiring.send(unit, sends)
@@ -92,7 +94,3 @@ class Delivery:
             record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel]
         )
         self.wiring.send(unit, [dead])
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Rows(Protocol):
-    """Reads its own writes. Keys begin with a letter that names the table."""
+class Readable(Protocol):
+    """Rows that are only looked at."""
 
     def get(self, key: bytes) -> bytes | None: ...
+
+
+class Rows(Readable, Protocol):
+    """Reads its own writes. Keys begin with a letter that names the table."""
+
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]: ...

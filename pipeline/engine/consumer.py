@@ -128,7 +128,7 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         Opens nothing, and leaves `opened` as it is, where the next rebalance has begun.
         """
         self.check_partition_counts()
-        ends = await internals.end_offsets(self, {TP(topic, n) for n in numbers for topic in self.app.gates})
+        ends = await internals.end_offsets(self, {TP(topic, n) for n in numbers for topic in self.app.reads})
         if self.stopping or generation != self.assigned:
             return
         make = Task if self.app.effects is None else EffectTask
@@ -148,9 +148,10 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         if restored < recovery.active_highwaters[changelog]:
             raise RuntimeError(f"{changelog} was restored up to {restored} only")
         try:
-            await task.open(
-                restored + 1, {tp: end for tp, end in ends.items() if tp.partition == task.number}
-            )
+            own = {tp: end for tp, end in ends.items() if tp.partition == task.number}
+            gates = {tp: end for tp, end in own.items() if tp.topic in self.app.gates}
+            others = {tp: end for tp, end in own.items() if tp not in gates}
+            await task.open(restored + 1, gates, others)
         except Abandoned as why:
             await task.abandon(str(why))
 

@@ -6,6 +6,7 @@ called and the ended are done. Two batches are never in flight on one partition.
 """
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,7 +17,10 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.ledger import OffsetLedger
 from pipeline.engine.record import Record
 from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Queue, Task, weight
+from pipeline.engine.timers import due_in
 from pipeline.engine.unit import Unit
+from tables import waits
+from tables.waits import Wait
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -64,7 +68,8 @@ class EffectStage(Protocol[M, R]):
     def settle(self, call: Call[M], result: R, unit: Unit) -> float | None:
         """Writes the result and what it implies.
 
-        Returns the seconds after which the call is to be admitted again, or None if it is settled.
+        Returns the seconds after which the record is to come up again, or None if it is settled. The wait
+        is kept with the result; until it is over, copies of the record are done without a call.
         """
 
     def reject(self, record: Record, error: Exception, unit: Unit) -> None:
@@ -82,6 +87,7 @@ class EffectTask(Task):
         self.open_effects: dict[bytes, list[Record]] = {}
         self.turns: set[bytes] = set()
         self.parked: dict[bytes, deque[Call[Any]]] = {}
+        #: those whose turn has come
         self.again: deque[Call[Any]] = deque()
         self.results: deque[tuple[Call[Any], Any]] = deque()
         self.calls: set[asyncio.Task[None]] = set()
@@ -103,6 +109,7 @@ class EffectTask(Task):
                 self.wake.clear()  # before the turn: what comes during it is for the next one
                 if self.lost is not None:
                     raise Abandoned(self.lost)
+                await self.fire()
                 turned = await self.turn()
                 if self.results or (turned and not self.calls):
                     continue
@@ -131,9 +138,13 @@ class EffectTask(Task):
         self.set_busy(True)
         self.own()
         unit = Unit("", self.number, [], self.recent, self.app.topic_partitions, generation=self.generation)
+        unit.now = self.clock.now()
         if admitting:
             unit.topic, unit.records, unit.calls = admitting[0].record.topic, admitting, []
             await self.consumer.decide(unit)
+            for call in admitting:
+                if due_in(call.record) is not None:
+                    waits.drop(unit, call.effect)
         called = {id(call) for call in unit.calls}
         closed = [call for call in admitting if id(call) not in called]
         for record, error in rejected:
@@ -158,10 +169,11 @@ class EffectTask(Task):
             call, result = self.results.popleft()
             count += 1
             wait = self.stage.settle(call, result, unit)
-            if wait is None:
-                closed.append(call)
-            else:
-                self.admit_later(call, wait)
+            if wait is not None:
+                due, record = self.clock.now() + math.ceil(wait * 1000), call.record
+                again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch)
+                waits.put(unit, call.effect, due, again)
+            closed.append(call)
         return count > 0
 
     async def land(self, unit: Unit, *, ended: bool) -> None:
@@ -205,6 +217,8 @@ class EffectTask(Task):
                     continue
                 if (waiting := self.open_effects.get(call.effect)) is not None:
                     waiting.append(record)
+                elif (due := waits.find(self.recent, call.effect)) is not None and due_in(record) != due:
+                    self.finish(record)  # it comes up by itself
                 else:
                     self.open_effects[call.effect] = [record]
                     self.place(call, admitting)
@@ -243,16 +257,6 @@ class EffectTask(Task):
             return
         self.results.append((call, result))
         self.wake.set()
-
-    def admit_later(self, call: Call[Any], seconds: float) -> None:
-        """Lets the call come up again after a wait; its user's other messages go on meanwhile."""
-        self.pass_turn(call)
-
-        def come_up() -> None:  # on a closed task it does no harm
-            self.again.append(call)
-            self.wake.set()
-
-        asyncio.get_running_loop().call_later(seconds, come_up)
 
     def pass_turn(self, call: Call[Any]) -> None:
         self.turns.discard(call.turn)

@@ -21,6 +21,8 @@ NAMES = (
     "effects.after_call",
     "effects.after_results",
     "effects.after_statuses",
+    "timers.before_publish",
+    "timers.after_publish",
 )
 
 _passed: Counter[str] = Counter()

@@ -57,19 +57,21 @@ class Fetched(msgspec.Struct, frozen=True, gc=False):
     partition: int
     offset: int
     timestamp: int
+    timestamp_type: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: tuple[tuple[str, bytes], ...]
 
 
 def _fetched(_: Any, tp: TopicPartition, record: Any) -> Fetched:
     return Fetched(
-        tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value, record.headers
-    )
+        tp.topic, tp.partition, record.offset, record.timestamp, record.timestamp_type, record.key,
+        record.value, tuple(record.headers),
+    )  # fmt: skip
 
 
 # aiokafka's own record is a dataclass of eleven fields, handed through two iterators: that costs more than
-# reading it from its batch. Nobody in this process needs the other four.
+# reading it from its batch. Nobody in this process needs the other three.
 fetcher.PartitionRecords._consumer_record = _fetched
 fetcher.PartitionRecords.__iter__ = lambda records: records._records_iterator
 

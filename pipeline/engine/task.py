@@ -16,6 +16,7 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
 from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, Recent, read_number, scan
+from pipeline.engine.timers import Clock, Timers
 from pipeline.engine.unit import Unit
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Task:
         self.next_changelog_offset = 0
         self.epoch = 0
         self.recent: Recent
+        self.clock = Clock()
+        self.timers: Timers | None = None
 
     @property
     def db(self) -> Any:
@@ -132,13 +135,16 @@ class Task:
 
     # -- opening
 
-    async def open(self, next_changelog_offset: int, ends: dict[TP, int]) -> None:
-        """Raises the epoch, writes again what a zombie hid, and begins to work."""
+    async def open(self, next_changelog_offset: int, gates: dict[TP, int], ends: dict[TP, int]) -> None:
+        """Raises the epoch, writes again what a zombie hid, and begins to work.
+
+        `gates` and `ends` are where the topics that come first, and the others, ended at the assignment.
+        """
         db = self.db
         self.recent = Recent(db)
         self.next_changelog_offset = next_changelog_offset
         self.epoch = read_number(db, EPOCH_KEY) + 1
-        self.gates = ends
+        self.gates = gates
         hidden = [key for key, _ in scan(db, HIDDEN)]
         rows: dict[bytes, bytes | None] = {}
         size = 0
@@ -151,6 +157,7 @@ class Task:
         rows[EPOCH_KEY] = b"%d" % self.epoch  # last: a zombie's own is among the hidden
         self.apply(rows, await self.log(rows), forget=hidden)
         self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
+        self.timers = Timers(self, ends)
         self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
 
     # -- taking
@@ -195,6 +202,7 @@ class Task:
         """Serves the queues until the task is closed."""
         try:
             while True:
+                await self.fire()
                 queue = None if self.abandoned or self.consumer.draining else self.next_queue()
                 if queue is None:
                     self.set_busy(False)
@@ -215,6 +223,12 @@ class Task:
             await self.app.crash(error)
         finally:
             self.set_busy(False)
+
+    async def fire(self) -> None:
+        """Publishes what falls due now."""
+        if self.timers is not None and self.timers.are_due and not (self.abandoned or self.consumer.draining):
+            self.set_busy(True)
+            await self.timers.fire()
 
     async def woken(self) -> bool:
         """Waits for work, a moment at most."""
@@ -295,6 +309,7 @@ class Task:
                 if not internals.is_retriable(error):
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
+        self.clock.heard(landed)
         if landed.offset != self.next_changelog_offset:
             raise Abandoned("another owner wrote to the changelog")
         self.own()
@@ -322,6 +337,8 @@ class Task:
         writes.put(OFFSET_KEY, b"%d" % end)
         self.db.write(writes)
         self.recent.wrote(rows)
+        if self.timers is not None:
+            self.timers.wrote(rows)
 
     async def when_idle(self) -> None:
         """Keeps the marks, so that a restart sends nothing again."""

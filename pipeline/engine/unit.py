@@ -22,7 +22,7 @@ class Unit:
     """
 
     __slots__ = (
-        "calls", "db", "decided", "generation", "mark", "number", "outbox", "partition", "records",
+        "calls", "db", "decided", "generation", "mark", "now", "number", "outbox", "partition", "records",
         "rejected", "topic", "writes",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Unit:
     ) -> None:
         self.topic, self.partition, self.records, self.db = topic, partition, records, db
         self.number, self.mark, self.generation = number, mark, generation
+        #: the broker's time in ms, where the task has taken it
+        self.now = 0
         self.outbox = Outbox(partitions)
         self.writes: dict[bytes, bytes | None] = {}
         #: what an effect stage admitted to be called

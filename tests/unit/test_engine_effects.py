@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.engine import effects
 from pipeline.engine.effects import Call, EffectTask
+from pipeline.engine.store import Recent
 
 
 def task_of(*topics: str, window: int = 8) -> EffectTask:
@@ -17,7 +18,9 @@ def task_of(*topics: str, window: int = 8) -> EffectTask:
     )
     app = SimpleNamespace(reads=list(topics), gates=set(), effects=stage)
     consumer: Any = SimpleNamespace(app=app, read={}, tasks={0: None}, resume=lambda tp: None, done={})
-    return EffectTask(consumer, 0, 1)
+    task = EffectTask(consumer, 0, 1)
+    task.recent = Recent({})
+    return task
 
 
 def offer(task: EffectTask, topic: str, offsets: range, *, size: int = 1) -> None:
