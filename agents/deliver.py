@@ -22,7 +22,8 @@ from tables.claims import Origin
 from tables.effects import Attempt, Result
 from tables.rows import Rows
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 4
+"""The first, and three retries."""
 FIRST_WAIT = 1.0
 MOST_WAIT = 60.0
 """Seconds. Retry-After is honoured up to it."""

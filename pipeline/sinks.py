@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import zlib
 from collections import Counter
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -191,14 +192,15 @@ def _message_id(content: bytes) -> str:
 class WebhookSink:
     """Takes every webhook, and knows those it has had by their `webhook-id`: a second one is no effect.
 
-    With a secret a request that is not signed with it is answered 401, and is neither.
+    With a secret a request that is not signed with it is answered 401, and is neither. `busy` makes it
+    answer 503 to the first request of one key in so many.
     """
 
-    def __init__(self, ledger: Path | None = None, secret: str | None = None) -> None:
+    def __init__(self, ledger: Path | None = None, secret: str | None = None, busy: int = 0) -> None:
         self.ledger = Ledger(ledger)
         self.requests, self.effects = self.ledger.requests, self.ledger.effects
         self.body_hashes = self.ledger.body_hashes
-        self.unsigned = 0
+        self.unsigned, self.busy = 0, busy
         self.port = 0
         self._verifier = Webhook(secret) if secret else None
         self._runner: web.ServerRunner | None = None
@@ -223,8 +225,11 @@ class WebhookSink:
         if request.path.startswith(GONE):
             await self.ledger.add(key, request.path, body, effect=False)
             return web.Response(status=410)
+        if self.busy and key not in self.requests and zlib.crc32(key.encode()) % self.busy == 0:
+            await self.ledger.add(key, request.path, body, effect=False)
+            return web.Response(status=503)
         # said before the first wait, so that two at once are one effect
-        await self.ledger.add(key, request.path, body, effect=not key or key not in self.requests)
+        await self.ledger.add(key, request.path, body, effect=not key or not self.effects[key])
         if request.path.startswith(SLOW):
             await asyncio.sleep(SLOW_SECONDS)
         return web.Response(status=204)
@@ -241,10 +246,11 @@ class WebhookSink:
 @click.argument("kind", type=click.Choice(["smtp", "webhook"]))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any free one")
 @click.option("--ledger", type=click.Path(path_type=Path, dir_okay=False), help="a line of JSON a request")
+@click.option("--busy", type=click.IntRange(0), default=0, help="webhook: 503 at first for one in so many")
 @click.option("--secret", envvar="CARILLON_SINK_SECRET", help="webhook: whsec_…; else nothing is verified")
-def main(kind: str, port: int, ledger: Path | None, secret: str | None) -> None:
+def main(kind: str, port: int, ledger: Path | None, busy: int, secret: str | None) -> None:
     """Runs a sink until SIGTERM or SIGINT."""
-    asyncio.run(_serve(SmtpSink(ledger) if kind == "smtp" else WebhookSink(ledger, secret), port))
+    asyncio.run(_serve(SmtpSink(ledger) if kind == "smtp" else WebhookSink(ledger, secret, busy), port))
 
 
 async def _serve(sink: Sink, port: int) -> None:

@@ -27,14 +27,15 @@ SPAWN_SECONDS = 30.0
 class Sink:
     """A sink in a process of its own, never killed by the loop; its ledger is on disk before it answers."""
 
-    def __init__(self, kind: str, ledger: Path) -> None:
-        self.kind, self.ledger, self.port = kind, ledger, 0
+    def __init__(self, kind: str, ledger: Path, busy: int = 0) -> None:
+        self.kind, self.ledger, self.busy, self.port = kind, ledger, busy, 0
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> int:
         """Starts it and returns its port."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "pipeline.sinks", self.kind, "--port", "0", "--ledger", str(self.ledger),
+            "--busy", str(self.busy),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None

@@ -365,6 +365,8 @@ class Sink:
         self.running: set[bytes] = set()
         self.most_running = 0
         self.turns: Counter[bytes] = Counter()
+        #: when each call was made, in ms since the epoch
+        self.called_at: dict[bytes, list[int]] = {}
         self.overlaps = 0
         self.unlogged: list[bytes] = []
         self.db: Callable[[int], Any] | None = None
@@ -394,6 +396,7 @@ class Sink:
         self.overlaps += self.turns[call.turn]
         self.turns[call.turn] += 1
         self.running.add(call.effect)
+        self.called_at.setdefault(call.effect, []).append(time.time_ns() // 1_000_000)
         self.most_running = max(self.most_running, len(self.running))
         with self.path.open("ab") as file:
             file.write(call.effect + b"\n")
@@ -533,6 +536,8 @@ class Worker:
     gates: tuple[str, ...] = ()
     calls: str = ""
     hold: tuple[str, ...] = ()
+    retries: tuple[str, ...] = ()
+    retry_after: float = 0.02
     unit_seconds: float = 0.02
     session_timeout: float = SESSION_SECONDS
     failpoint: str = ""
@@ -543,7 +548,10 @@ class Worker:
         self._ready.unlink(missing_ok=True)
         environment = {**os.environ, "CARILLON_FAILPOINT": self.failpoint}
         environment["CARILLON_FAILPOINT_LOG"] = str(self.state_dir / "failpoints")
-        fields = ("reads", "outputs", "gates", "calls", "hold", "unit_seconds", "session_timeout")
+        fields = (
+            "reads", "outputs", "gates", "calls", "hold", "retries", "retry_after", "unit_seconds",
+            "session_timeout",
+        )  # fmt: skip
         told = {name: getattr(self, name) for name in fields}
         told |= {name: getattr(self.ground, name) for name in ("servers", "prefix", "partitions", "counts")}
         told["state_dir"] = str(self.state_dir)
@@ -606,6 +614,8 @@ async def work(told: dict[str, Any]) -> int:
     outputs = [ground.topic(name) for name in told["outputs"]]
     if told["calls"]:
         sink = Sink(Path(told["calls"]), outputs[0], hold=[effect.encode() for effect in told["hold"]])
+        sink.retries.update(effect.encode() for effect in told["retries"])
+        sink.retry_after = told["retry_after"]
         app = calling_app(ground, state_dir, sink, *told["reads"], session_timeout=told["session_timeout"])
     else:
         claims = Claims(*outputs)

@@ -95,7 +95,7 @@ def test_a_refusal_is_final_and_leaves_a_letter() -> None:
     assert worker.admit(NOW + 99_999) == (None, sends)
 
 
-def test_what_was_surely_not_sent_is_tried_three_times_and_then_a_letter() -> None:
+def test_what_was_surely_not_sent_is_tried_three_times_more_and_then_a_letter() -> None:
     worker, seen = Worker(), []
     for _ in range(MAX_ATTEMPTS):
         sends, wait = worker.try_once(outcome.deferred("busy"))
@@ -103,7 +103,8 @@ def test_what_was_surely_not_sent_is_tried_three_times_and_then_a_letter() -> No
     assert seen == [
         ([("retrying", "busy", 1)], 0, False),
         ([("retrying", "busy", 2)], 0, False),
-        ([("failed", "retries_exhausted", 3)], 1, True),
+        ([("retrying", "busy", 3)], 0, False),
+        ([("failed", "retries_exhausted", 4)], 1, True),
     ]
     assert worker.admit() == (None, sends)
 
@@ -264,7 +265,7 @@ def test_no_wait_is_below_nothing_or_above_the_most(retry_after: float, n: int, 
 
 def test_the_waits_grow() -> None:
     worker = Worker()
-    assert [worker.try_once(outcome.deferred("busy"))[1] for _ in range(MAX_ATTEMPTS)] == [0.5, 1.0, None]
+    assert [worker.try_once(outcome.deferred("busy"))[1] for _ in range(MAX_ATTEMPTS)] == [0.5, 1.0, 2.0, None]
 
 
 # -- identity
