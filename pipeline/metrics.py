@@ -1,5 +1,6 @@
 """What this process counts, for Prometheus: each metric named once, with what it means."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from pipeline.engine.observer import Observer
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _UNIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -206,10 +209,12 @@ class EngineMetrics(Observer):
 
     def abandoned(self, reason: str) -> None:
         """Counts an abandonment; a reason that holds figures is counted without them."""
+        log.warning("a task of role %s gave its work up: %s", self._role, reason)
         self._metrics.abandonments.labels(self._role, _in_kind(reason)).inc()
 
     def zombie_rows(self, count: int) -> None:
         """Counts rows that a restore left out."""
+        log.warning("role %s: left out %d rows that a former owner wrote too late", self._role, count)
         self._zombies.inc(count)
 
     def revoked(self, partitions: int, seconds: float) -> None:

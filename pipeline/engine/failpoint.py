@@ -21,6 +21,7 @@ NAMES = (
     "effects.after_call",
     "effects.after_results",
     "effects.after_statuses",
+    "task.before_log",
     "timers.before_publish",
     "timers.after_publish",
 )
@@ -31,7 +32,8 @@ _passed: Counter[str] = Counter()
 def failpoint(name: str) -> None:
     """SIGKILLs this very process at the nth passing of the place that CARILLON_FAILPOINT names.
 
-    `CARILLON_FAILPOINT=unit.after_changelog:3` dies at the third passing; unset, this does nothing.
+    `CARILLON_FAILPOINT=unit.after_changelog:3` dies at the third passing; `…:3:stop` stops there (SIGSTOP)
+    until somebody sends SIGCONT; unset, this does nothing.
     With CARILLON_FAILPOINT_LOG the name is appended to that file first, so that a fault loop can
     tell a failpoint that was hit from a process that died for another reason.
     """
@@ -42,10 +44,11 @@ def failpoint(name: str) -> None:
         if log := os.environ.get("CARILLON_FAILPOINT_LOG"):
             with Path(log).open("a") as file:
                 file.write(name + "\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), _SIGNAL)
 
 
-_ARMED, _, _nth = os.environ.get("CARILLON_FAILPOINT", "").partition(":")
+_ARMED, _nth, _how, *_ = [*os.environ.get("CARILLON_FAILPOINT", "").split(":"), "", ""]
 _NTH = int(_nth or 1)
+_SIGNAL = signal.SIGSTOP if _how == "stop" else signal.SIGKILL
 if _ARMED and _ARMED not in NAMES:
     raise SystemExit(f"CARILLON_FAILPOINT: no failpoint {_ARMED!r}; there are {', '.join(NAMES)}")

@@ -300,6 +300,7 @@ class Task:
             if packed < len(records):
                 raise RecordTooLarge(f"{weight(rows)} bytes of changes in one batch")
             try:
+                failpoint("task.before_log")
                 sent = await internals.raw_producer(self.app).send_batch(
                     batch, self.app.changelog, partition=self.number
                 )

@@ -1,185 +1,37 @@
-"""`make faults`: kill -9 at every failpoint and at random moments, then the oracle; then the mutants."""
+"""`make faults`: workers die, join, stop and freeze while events flow; then the oracle; then the mutants."""
 
 import asyncio
-import contextlib
-import random
 import sys
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
-import tomli_w
 
 from pipeline.broker import EmbeddedKafka
-from pipeline.demo.workload import Shop
-from pipeline.engine.failpoint import NAMES
-from pipeline.settings import load as load_settings
-from pipeline.topics import ROLES, create
-from schemas.kinds import State
+from tests.faults.crowd import Crowd
+from tests.faults.loop import Loop, tell
 from tests.faults.mutants import MUTANTS, caught
-from tests.faults.verdict import Ledger, judge
-from tests.faults.world import Feed, Sink, Watcher, Worker
 
-ROOT = Path(__file__).parents[2]
-POINT_SECONDS = 15.0
-RANDOM_SECONDS = (3.0, 8.0)
-SETTLE_SECONDS = 90.0
-QUIET_SECONDS = 6.0
-RECOVERIES = 5
-SESSION_SECONDS = 6.0
-BUSY = 4
-"""One webhook in so many is refused at first and waits for its retry."""
 MUTANT_KILLS, MUTANT_EVENTS = 8, 1_500
 
 
-class Loop:
-    """One run of kills over one workload."""
-
-    def __init__(self, seed: int, kills: int, events: int, mutant: str = "") -> None:
-        self.seed, self.kills, self.events, self.mutant = seed, kills, events, mutant
-        self.random = random.Random(seed)
-        self.died: Counter[str] = Counter()
-        self.while_work_remained = 0
-
-    def plan(self) -> list[str]:
-        """What to die of: each failpoint, five times in a row a restore, the rest at random moments."""
-        if self.mutant:
-            points = list(MUTANTS[self.mutant].points)
-            return [points[k % len(points)] for k in range(self.kills)]
-        points = [name for name in NAMES if name != "recovery.batch"]
-        found = [points[k % len(points)] for k in range(min(self.kills, len(points)))]
-        found += ["recovery.batch"] * min(RECOVERIES, max(0, self.kills - len(found)))
-        while len(found) < self.kills:
-            found.append("random" if self.random.random() < 0.6 else self.random.choice(points))
-        return found[: self.kills]
-
-    async def run(self, bootstrap: str, directory: Path) -> tuple[dict[str, Any], list[str]]:
-        """Kills, lets it settle, and judges."""
-        async with contextlib.AsyncExitStack() as stack:
-            webhooks = Sink("webhook", directory / "webhooks", BUSY)
-            mails = Sink("smtp", directory / "mails")
-            for sink in (webhooks, mails):
-                stack.push_async_callback(sink.stop)
-                await sink.start()
-            config = directory / "carillon.toml"
-            config.write_text(tomli_w.dumps(_settings(bootstrap, directory, webhooks.port, mails.port)))
-            settings = load_settings(config)
-            await create(settings)
-            work = Shop(self.seed, f"f{self.seed}", f"http://127.0.0.1:{webhooks.port}").make(self.events)
-            flipping = [user for n, user in enumerate(work.users) if n % 20 >= (6 if self.mutant else 17)]
-            flipping = [user for user in flipping if user.startswith("plain")]
-            feed, watcher = Feed(settings, work, flipping, self.random), Watcher(settings)
-            stack.push_async_callback(feed.stop)
-            await feed.start()
-            stack.push_async_callback(watcher.stop)
-            watcher.start()
-            worker = Worker(config, directory / "state", directory / "worker.log", directory / "hits")
-            stack.push_async_callback(worker.stop)
-            for number, point in enumerate(self.plan()):
-                await self._once(number, point, worker, feed, watcher)
-            while not feed.ended:
-                await feed.some(1_000)
-            await worker.start(mutant=self.mutant)
-            await self._settle(watcher, webhooks, mails, work, flipping)
-            await worker.stop()
-            figures, wrong = judge(
-                work,
-                watcher.seen,
-                Ledger.read(webhooks.ledger, "webhook"),
-                Ledger.read(mails.ledger, "email"),
-                flipping,
-            )
-            hit = set(worker.hits.read_text().split()) if worker.hits.exists() else set()
-            return {
-                "kills": sum(self.died.values()),
-                "kills_while_work_remained": self.while_work_remained,
-                "events": len(work.events),
-                **figures,
-                "failpoints_hit": len(hit & set(NAMES)),
-                "failpoints": len(NAMES),
-            }, wrong
-
-    async def _once(self, number: int, point: str, worker: Worker, feed: Feed, watcher: Watcher) -> None:
-        """One life: fed while it runs, dead at the failpoint or at some moment; the disk is lost at times."""
-        if point == "recovery.batch" or number % 5 == 4:
-            worker.lose_disk()
-        seldom = point.startswith(("commit", "recovery", "timers"))
-        nth = self.random.randrange(1, 4 if seldom else 12)
-        await worker.start("" if point == "random" else f"{point}:{nth}", self.mutant)
-        feeding = asyncio.create_task(feed.some(max(1, self.events // self.kills)))
-        seconds = self.random.uniform(*RANDOM_SECONDS) if point == "random" else POINT_SECONDS
-        if await worker.died_within(seconds):
-            self.died[point] += 1
-        else:
-            await worker.kill()
-            self.died["random"] += 1
-        watcher.seen.kills.append(time.time_ns() // 1_000_000)
-        await feeding
-        watcher.check()
-        remained = feed.sent - _settled(watcher)
-        self.while_work_remained += remained > 0 or not feed.ended
-        await feed.flip()
-        _tell(f"kill {number + 1}/{self.kills} {point}: {feed.sent} events sent, {_settled(watcher)} settled")
-
-    async def _settle(
-        self, watcher: Watcher, webhooks: Sink, mails: Sink, work: Any, flipping: list[str]
-    ) -> None:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        watcher.last_news = time.monotonic()
-        while time.monotonic() < deadline:
-            await asyncio.sleep(0.5)
-            watcher.check()
-            quiet = time.monotonic() - watcher.last_news
-            if quiet > QUIET_SECONDS * 3:
-                return
-            if quiet > QUIET_SECONDS and all(pair in watcher.seen.outcomes.states for pair in work.pairs):
-                return
-
-
-def _settled(watcher: Watcher) -> int:
-    """Events that have an outcome of every pair, roughly: notifications seen with no pair merely queued."""
-    queued = {p[0] for p, s in watcher.seen.outcomes.states.items() if s is State.QUEUED}
-    return len({p[0] for p in watcher.seen.outcomes.states} - queued) + len(watcher.seen.outcomes.whole)
-
-
-def _settings(bootstrap: str, directory: Path, webhook_port: int, smtp_port: int) -> dict[str, Any]:
-    return {
-        "state_dir": str(directory / "state"),
-        "workflows_dir": str(ROOT / "workflows"),
-        "templates_dir": str(ROOT / "templates"),
-        "log_level": "warning",
-        "kafka": {
-            "bootstrap_servers": bootstrap, "session_timeout": SESSION_SECONDS,
-            "partitions": dict.fromkeys(ROLES, 4),
-        },
-        "web": {"port": 0},
-        "channels": {
-            "email": {"providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": smtp_port}}},
-            "sms": {"providers": {"outbox": {"kind": "outbox"}}},
-            "web": {"providers": {"inbox": {"kind": "inbox"}}},
-            "webhook": {"providers": {"hooks": {"kind": "webhook", "allow_internal": True}}},
-        },
-    }  # fmt: skip
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-async def _one(seed: int, kills: int, events: int, mutant: str = "") -> tuple[dict[str, Any], list[str]]:
+async def _one(
+    seed: int, kills: int, events: int, workers: int, mutant: str = ""
+) -> tuple[dict[str, Any], list[str]]:
     with (
         tempfile.TemporaryDirectory(prefix="carillon-faults-") as directory,
         EmbeddedKafka(config={"group.min.session.timeout.ms": "1000"}) as kafka,
     ):
-        found = await Loop(seed, kills, events, mutant).run(kafka.bootstrap_servers, Path(directory))
+        loop = (
+            Crowd(seed, kills, events, workers, mutant) if workers > 1 else Loop(seed, kills, events, mutant)
+        )
+        found = await loop.run(kafka.bootstrap_servers, Path(directory))
         if found[1] and (not mutant or caught(mutant, found[1]) is None):
-            _tell("--- the worker's log, its end ---")
-            _tell((Path(directory) / "worker.log").read_text(errors="replace")[-4_000:])
+            for log in sorted(Path(directory).glob("worker*.log")):
+                tell(f"--- {log.name}, its end ---")
+                tell(log.read_text(errors="replace")[-4_000:])
         return found
 
 
@@ -187,27 +39,34 @@ async def _one(seed: int, kills: int, events: int, mutant: str = "") -> tuple[di
 @click.option("--kills", default=30, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--seed", default=1, show_default=True)
 @click.option("--events", default=5_000, show_default=True, type=click.IntRange(100, 1_000_000))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4))
 @click.option("--mutants/--no-mutants", default=True, show_default=True)
 @click.option("--mutant", "only", type=click.Choice(sorted(MUTANTS)), help="Just this mutant.")
 @click.option("--json", "as_json", is_flag=True)
-def main(kills: int, seed: int, events: int, mutants: bool, only: str | None, as_json: bool) -> None:
-    """Kills the worker while events flow; fails where anything was lost, sent twice, or said in two ways."""
+def main(
+    kills: int, seed: int, events: int, workers: int, mutants: bool, only: str | None, as_json: bool
+) -> None:
+    """Kills workers while events flow; fails where anything was lost, sent twice, or said in two ways.
+
+    With several workers they are killed, joined, stopped, frozen and thawed, one thing after the other.
+    """
     figures: dict[str, Any] = {"seed": seed}
     wrong: list[str] = []
     if only is None:
-        _tell(f"seed {seed}: {kills} kills over {events} events")
-        found, wrong = asyncio.run(_one(seed, kills, events))
+        tell(f"seed {seed}: {kills} kills over {events} events")
+        found, wrong = asyncio.run(_one(seed, kills, events, workers))
         figures |= found
-    chosen = [only] if only else list(MUTANTS) if mutants else []
+    known = [name for name, mutant in MUTANTS.items() if mutant.of_several == (workers > 1)]
+    chosen = [only] if only else known if mutants else []
     named = 0
     for name in chosen:
-        found, of_mutant = asyncio.run(_one(seed, MUTANT_KILLS, MUTANT_EVENTS, name))
+        found, of_mutant = asyncio.run(_one(seed, MUTANT_KILLS, MUTANT_EVENTS, workers, name))
         line = caught(name, of_mutant)
         named += line is not None
-        _tell(f"mutant {name}: {'caught: ' + line if line else 'NOT CAUGHT ' + repr(of_mutant[:3])}")
+        tell(f"mutant {name}: {'caught: ' + line if line else 'NOT CAUGHT ' + repr(of_mutant[:3])}")
     figures |= {"mutants": len(chosen), "mutants_caught": named}
     for line in wrong[:20]:
-        _tell(f"WRONG {line}")
+        tell(f"WRONG {line}")
     click.echo(
         orjson.dumps(figures).decode() if as_json else "\n".join(f"{k:<28} {v}" for k, v in figures.items())
     )

@@ -10,7 +10,7 @@ from agents import plan as plan_stage
 from pipeline.delivery import Delivery
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.failpoint import failpoint
-from pipeline.engine.task import Task
+from pipeline.engine.task import Abandoned, Task
 from tables import claims
 
 
@@ -69,12 +69,27 @@ def fresh_key_a_retry() -> None:
     Delivery.call = call  # type: ignore[method-assign]
 
 
+def abandoned_goes_on() -> None:
+    """A unit that was given up counts as done, and the next one follows."""
+    whole = Task.unit
+
+    async def unit(self: Task, queue: Any, records: list[Any]) -> None:
+        try:
+            await whole(self, queue, records)
+        except Abandoned:
+            self.consumer.done[queue.tp] = records[-1].offset + 1
+
+    Task.unit = unit  # type: ignore[method-assign]
+
+
 class Mutant(NamedTuple):
     """A mutant, the failpoints that bring it down, and the words by which the oracle must name its fault."""
 
     break_it: Callable[[], None]
     points: tuple[str, ...]
     faults: tuple[str, ...]
+    #: whether it takes several workers
+    of_several: bool = False
 
 
 MUTANTS = {
@@ -85,6 +100,7 @@ MUTANTS = {
         outputs_before_changelog, ("effects.before_attempts",), ("told two outcomes", "byte forms")
     ),
     "claim_without_origin": Mutant(claim_without_origin, ("effects.before_attempts",), ("no outcome",)),
+    "abandoned_goes_on": Mutant(abandoned_goes_on, ("daze",), ("no outcome",), of_several=True),
     "fresh_key_a_retry": Mutant(
         fresh_key_a_retry, ("effects.after_call", "effects.after_results"), ("effects at the keyed sink",)
     ),

@@ -53,8 +53,9 @@ class Sink:
 class Worker:
     """One `carillon run` with all roles, its state directory kept between lives."""
 
-    def __init__(self, config: Path, state: Path, log: Path, hits: Path) -> None:
+    def __init__(self, config: Path, state: Path, log: Path, hits: Path, *, own_state: bool = False) -> None:
         self.config, self.state, self.log, self.hits = config, state, log, hits
+        self.own_state = own_state
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, failpoint: str = "", mutant: str = "") -> None:
@@ -67,6 +68,8 @@ class Worker:
         )
         if not failpoint:
             del env["CARILLON_FAILPOINT"]
+        if self.own_state:
+            env["CARILLON_STATE_DIR"] = str(self.state)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.faults.worker", str(self.config), env=env, stdout=log, stderr=log

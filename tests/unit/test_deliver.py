@@ -265,7 +265,12 @@ def test_no_wait_is_below_nothing_or_above_the_most(retry_after: float, n: int, 
 
 def test_the_waits_grow() -> None:
     worker = Worker()
-    assert [worker.try_once(outcome.deferred("busy"))[1] for _ in range(MAX_ATTEMPTS)] == [0.5, 1.0, 2.0, None]
+    assert [worker.try_once(outcome.deferred("busy"))[1] for _ in range(MAX_ATTEMPTS)] == [
+        0.5,
+        1.0,
+        2.0,
+        None,
+    ]
 
 
 # -- identity
