@@ -73,7 +73,7 @@ class Crowd(Loop):
             while len(self.alive) < self.workers:
                 await self._bear(config)
             for number in range(self.kills):
-                await self._once(number, config, feed, watcher)
+                await self._disturb(number, config, feed, watcher)
             while not feed.ended:
                 await feed.some(1_000)
             watcher.seen.kills = self.disturbed
@@ -106,7 +106,7 @@ class Crowd(Loop):
         self.alive.append(worker)
         return worker
 
-    async def _once(self, number: int, config: Path, feed: Feed, watcher: Watcher) -> None:
+    async def _disturb(self, number: int, config: Path, feed: Feed, watcher: Watcher) -> None:
         """Something happens to one of the workers while events flow."""
         wanted = MUTANTS[self.mutant].points if self.mutant else ACTIONS
         action = wanted[number % len(wanted)]

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo.demo import Demo
-from tests.faults.__main__ import Loop
+from tests.faults.loop import Loop
 
 pytestmark = pytest.mark.kafka
 
