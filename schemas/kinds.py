@@ -90,3 +90,4 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     NOT_SUPPORTED = "not_supported"
     RAISED = "raised"
+    DEADLY = "deadly"

@@ -5,6 +5,8 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
@@ -13,6 +15,7 @@ from rocksdict import WriteBatch
 
 from pipeline.engine import internals
 from pipeline.engine.failpoint import failpoint
+from pipeline.engine.marker import Marker
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
 from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, Recent, read_number, scan
@@ -114,6 +117,7 @@ class Task:
         self.recent: Recent
         self.clock = Clock()
         self.timers: Timers | None = None
+        self.marker: Marker
 
     @property
     def db(self) -> Any:
@@ -142,6 +146,7 @@ class Task:
         """
         db = self.db
         self.recent = Recent(db)
+        self.marker = Marker(Path(self.app.conf.datadir) / "deciding" / str(self.number))
         self.next_changelog_offset = next_changelog_offset
         self.epoch = read_number(db, EPOCH_KEY) + 1
         self.gates = gates
@@ -250,7 +255,14 @@ class Task:
             tp.topic, tp.partition, records, self.recent, self.app.topic_partitions,
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
         )  # fmt: skip
-        spent = await self.consumer.decide(unit)
+        first, marker = records[0].offset, self.marker
+        if marker.suspects_in(tp.topic, first):
+            unit.mark_record = partial(marker.record, tp.topic, first, last)
+        marker.unit(tp.topic, first, last)
+        try:
+            spent = await self.consumer.decide(unit)
+        finally:
+            marker.clear()
         queue.cost = 0.8 * queue.cost + 0.2 * spent / len(records)
         if (changes := weight(unit.writes)) > UNIT_CHANGES_BYTES:
             if len(records) > 1:
@@ -393,3 +405,4 @@ class Task:
         if self.runner is not None:
             self.runner.cancel()
             await asyncio.gather(self.runner, return_exceptions=True)
+            self.marker.close()

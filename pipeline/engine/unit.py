@@ -22,8 +22,8 @@ class Unit:
     """
 
     __slots__ = (
-        "calls", "db", "decided", "generation", "mark", "now", "number", "outbox", "partition", "records",
-        "rejected", "topic", "writes",
+        "calls", "db", "decided", "generation", "mark", "mark_record", "now", "number", "outbox",
+        "partition", "records", "rejected", "topic", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +39,8 @@ class Unit:
     ) -> None:
         self.topic, self.partition, self.records, self.db = topic, partition, records, db
         self.number, self.mark, self.generation = number, mark, generation
+        #: told each offset before it is decided, where the unit holds suspects (pipeline/engine/marker.py)
+        self.mark_record: Callable[[int], None] | None = None
         #: the broker's time in ms, where the task has taken it
         self.now = 0
         self.outbox = Outbox(partitions)
@@ -82,6 +84,8 @@ class Unit:
         handed to `reject` (which dead-letters it) with nothing left of what it had written.
         """
         started = time.perf_counter()
+        if self.mark_record is not None:
+            decide = _marking(decide, self.mark_record)
         try:
             for record in self.records:
                 decide(record, self)
@@ -109,3 +113,11 @@ class Unit:
                 for key, value, headers in batch.records:
                     kept_outbox.add(batch.topic, key, value, headers, partition=batch.partition, room=1 << 30)
         self.writes, self.outbox = kept_writes, kept_outbox
+
+
+def _marking(decide: Decide, mark: Callable[[int], None]) -> Decide:
+    def marked(record: Any, unit: Unit) -> None:
+        mark(record.offset)
+        decide(record, unit)
+
+    return marked

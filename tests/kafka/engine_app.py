@@ -30,6 +30,8 @@ from pipeline.engine.store import OFFSET_KEY, OWN, options
 Rows = dict[bytes, bytes]
 SESSION_SECONDS = 2.0
 POISON = b"poison"
+DEADLY = b"deadly"
+"""Kills the process that decides it."""
 
 
 async def eventually(condition: Callable[[], object], what: str = "", seconds: float = 20.0) -> None:
@@ -310,6 +312,8 @@ class Claims:
         if self.slow:
             time.sleep(self.slow)
         self.decided.append((record.topic, record.value))
+        if record.value.startswith(DEADLY):
+            os.kill(os.getpid(), signal.SIGKILL)
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         row = unit.get(b"c|" + record.value)
         if row is None:
@@ -538,6 +542,7 @@ class Worker:
     hold: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
     retry_after: float = 0.02
+    dlq: str = ""
     unit_seconds: float = 0.02
     session_timeout: float = SESSION_SECONDS
     failpoint: str = ""
@@ -549,7 +554,7 @@ class Worker:
         environment = {**os.environ, "CARILLON_FAILPOINT": self.failpoint}
         environment["CARILLON_FAILPOINT_LOG"] = str(self.state_dir / "failpoints")
         fields = (
-            "reads", "outputs", "gates", "calls", "hold", "retries", "retry_after", "unit_seconds",
+            "reads", "outputs", "gates", "calls", "hold", "retries", "retry_after", "dlq", "unit_seconds",
             "session_timeout",
         )  # fmt: skip
         told = {name: getattr(self, name) for name in fields}
@@ -574,6 +579,12 @@ class Worker:
         status = await asyncio.wait_for(self._started.wait(), 30)
         assert status == -signal.SIGKILL, f"{status}: {(self.state_dir / 'log').read_text()[-2000:]}"
         assert (self.state_dir / "failpoints").read_text().split()[-1] == self.failpoint.partition(":")[0]
+        await self.ground.bury()
+
+    async def falls(self) -> None:
+        """Waits until the process has died of a record."""
+        status = await asyncio.wait_for(self._started.wait(), 30)
+        assert status == -signal.SIGKILL, f"{status}: {(self.state_dir / 'log').read_text()[-2000:]}"
         await self.ground.bury()
 
     async def kill(self) -> None:
@@ -618,7 +629,7 @@ async def work(told: dict[str, Any]) -> int:
         sink.retry_after = told["retry_after"]
         app = calling_app(ground, state_dir, sink, *told["reads"], session_timeout=told["session_timeout"])
     else:
-        claims = Claims(*outputs)
+        claims = Claims(*outputs, dlq=ground.topic(told["dlq"]))
         settings = {name: told[name] for name in ("unit_seconds", "session_timeout")}
         app = new_app(ground, state_dir, **settings)
         for name in told["reads"]:
