@@ -25,7 +25,9 @@ async def _one(
         EmbeddedKafka(config={"group.min.session.timeout.ms": "1000"}) as kafka,
     ):
         loop = (
-            Crowd(seed, kills, events, workers, mutant) if workers > 1 else Loop(seed, kills, events, mutant)
+            Crowd(seed, kills, events, workers, kafka, mutant)
+            if workers > 1
+            else Loop(seed, kills, events, mutant)
         )
         found = await loop.run(kafka.bootstrap_servers, Path(directory))
         if found[1] and (not mutant or caught(mutant, found[1]) is None):

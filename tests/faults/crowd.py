@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from pipeline.broker import EmbeddedKafka
 from pipeline.demo.workload import Shop
 from pipeline.settings import load as load_settings
 from pipeline.topics import create
@@ -33,15 +34,22 @@ DAZED_SECONDS = SESSION_SECONDS * 0.75
 BEFORE_SECONDS = (1.0, 3.0)
 """How long the events flow before something happens."""
 LATE = "task.before_log"
-ACTIONS = ("kill", "join", "stop", "freeze", "late", "daze")
+ACTIONS = ("kill", "join", "stop", "freeze", "late", "bounce_broker", "daze", "kill_broker")
+AWAY_SECONDS = 3.0
+RESUME_SECONDS = 15.0
+"""How soon work goes on when the broker is back."""
 
 
 class Crowd(Loop):
     """One run of disturbances over one workload, `workers` of them at a time."""
 
-    def __init__(self, seed: int, kills: int, events: int, workers: int, mutant: str = "") -> None:
+    def __init__(
+        self, seed: int, kills: int, events: int, workers: int, kafka: EmbeddedKafka, mutant: str = ""
+    ) -> None:
         super().__init__(seed, kills, events, mutant)
-        self.workers = workers
+        self.workers, self.kafka = workers, kafka
+        self.watcher: Watcher | None = None
+        self.resumed: list[float] = []
         self.directory = Path()
         self.alive: list[Worker] = []
         self.born = 0
@@ -69,6 +77,7 @@ class Crowd(Loop):
             await feed.start()
             stack.push_async_callback(watcher.stop)
             watcher.start()
+            self.watcher = watcher
             stack.push_async_callback(self._end_all)
             while len(self.alive) < self.workers:
                 await self._bear(config)
@@ -84,6 +93,9 @@ class Crowd(Loop):
                 Ledger.read(mails.ledger, "email"), flipping,
             )  # fmt: skip
             logs = "".join(log.read_text(errors="replace") for log in directory.glob("worker-*.log"))
+            wrong += [
+                f"work went on only {s:.1f} s after the broker" for s in self.resumed if s > RESUME_SECONDS
+            ]
             return {
                 "workers": self.workers,
                 "kills": sum(self.done.values()),
@@ -93,6 +105,7 @@ class Crowd(Loop):
                 **figures,
                 "zombie_rows_left_out": logs.count("a former owner wrote"),
                 "abandoned": logs.count("gave its work up"),
+                "resumed_after_seconds": round(max(self.resumed, default=0.0), 1),
             }, wrong
 
     async def _bear(self, config: Path, failpoint: str = "") -> Worker:
@@ -160,6 +173,30 @@ class Crowd(Loop):
         self._note()
         with contextlib.suppress(ProcessLookupError):
             worker.process.send_signal(signal.SIGCONT)
+
+    async def _bounce_broker(self, _: Path) -> None:
+        """The broker is stopped as its operator would, and started again."""
+        os.kill(self.kafka.pids[1], signal.SIGTERM)
+        while self.kafka.pids:
+            await asyncio.sleep(0.1)
+        await self._without_broker()
+
+    async def _kill_broker(self, _: Path) -> None:
+        await asyncio.to_thread(self.kafka.kill, 1)
+        await self._without_broker()
+
+    async def _without_broker(self) -> None:
+        assert self.watcher is not None
+        self._note()
+        await asyncio.sleep(AWAY_SECONDS)
+        await asyncio.to_thread(self.kafka.restart, 1)
+        back = time.monotonic()
+        while self.watcher.last_news < back and time.monotonic() < back + 2 * RESUME_SECONDS:
+            await asyncio.sleep(0.1)
+        self.resumed.append(time.monotonic() - back)
+        self._note()
+        dead = [w for w in self.alive if w.process is None or w.process.returncode is not None]
+        assert not dead, f"{len(dead)} workers died with the broker"
 
     async def _late(self, config: Path) -> None:
         """A worker stops itself between its last look at the group and its batch, which then lands late."""
