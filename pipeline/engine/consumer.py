@@ -12,7 +12,7 @@ from pipeline.engine import internals
 from pipeline.engine.effects import EffectTask
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.heap import settle
-from pipeline.engine.store import restore
+from pipeline.engine.store import is_corruption, restore
 from pipeline.engine.task import Abandoned, Task, within
 from pipeline.engine.unit import Unit
 
@@ -154,6 +154,10 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
             await task.open(restored + 1, gates, others)
         except Abandoned as why:
             await task.abandon(str(why))
+        except Exception as error:
+            if is_corruption(error):
+                self.app.store.quarantine(task.number, error)
+            raise
 
     def check_partition_counts(self) -> None:
         """Raises PartitionCountsDiffer, which says how to migrate."""

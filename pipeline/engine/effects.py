@@ -125,7 +125,7 @@ class EffectTask(Task):
         except Abandoned as why:
             await self.abandon(str(why))
         except BaseException as error:
-            await self.app.crash(error)
+            await self.fail(error)
         finally:
             self.set_busy(False)
 

@@ -1,6 +1,8 @@
 """What a role remembers: one RocksDB a partition behind one Faust table, restored from one changelog."""
 
 import gc
+import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +14,8 @@ from rocksdict import WriteBatch
 
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.internals import note_restored
+
+log = logging.getLogger(__name__)
 
 OFFSET_KEY: bytes = RocksDBStore.offset_key
 OWN = b"\0"
@@ -48,13 +52,48 @@ def options() -> Any:
     return found
 
 
+class StoreBroken(Exception):
+    """A database that cannot be read or written as it should: no record is to blame."""
+
+
+def is_corruption(error: Exception) -> bool:
+    """Whether the files themselves are broken; RocksDB tells it by its message alone."""
+    return "Corruption" in str(error)
+
+
 class Store(RocksDBStore):  # type: ignore[misc]
     """Faust's RocksDB store with shared budgets, explicit closing and restores by whole batches."""
 
     def _open_for_partition(self, partition: int) -> Any:
         path = self.partition_path(partition)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return rocksdict.Rdict(str(path), options())
+        try:
+            return rocksdict.Rdict(str(path), options())
+        except Exception as error:
+            if not is_corruption(error):
+                raise
+            self.quarantine(partition, error)
+            return rocksdict.Rdict(str(path), options())
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        try:
+            found: int | None = super().persisted_offset(tp)
+        except Exception as error:
+            if not is_corruption(error):
+                raise
+            self.quarantine(tp.partition, error)
+            return None
+        return found
+
+    def quarantine(self, partition: int, error: Exception) -> None:
+        """Puts a database aside whose files are broken; the changelog has all that was in it."""
+        if (db := self._dbs.pop(partition, None)) is not None:
+            db.close()
+        path = self.partition_path(partition)
+        aside = path.with_name(path.name + ".broken")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        log.error("%s is broken and was put aside, to be restored from the changelog: %s", path, error)
 
     def db(self, partition: int) -> Any:
         """The database of a partition, opened if need be."""
@@ -99,7 +138,10 @@ class Recent:
         """The row of a key, or None."""
         found: bytes | None = self.rows.get(key)
         if found is None:
-            found = self.db.get(key)
+            try:
+                found = self.db.get(key)
+            except Exception as error:
+                raise StoreBroken(str(error)) from error
             if found is not None and len(found) <= self.ROW_BYTES:
                 if len(self.rows) >= self.ROWS:
                     self.rows.clear()

@@ -18,7 +18,17 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.marker import Marker
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
-from pipeline.engine.store import EPOCH_HEADER, EPOCH_KEY, HIDDEN, OFFSET_KEY, Recent, read_number, scan
+from pipeline.engine.store import (
+    EPOCH_HEADER,
+    EPOCH_KEY,
+    HIDDEN,
+    OFFSET_KEY,
+    Recent,
+    StoreBroken,
+    is_corruption,
+    read_number,
+    scan,
+)
 from pipeline.engine.timers import Clock, Timers
 from pipeline.engine.unit import Unit
 
@@ -225,7 +235,7 @@ class Task:
         except Abandoned as why:
             await self.abandon(str(why))
         except BaseException as error:
-            await self.app.crash(error)
+            await self.fail(error)
         finally:
             self.set_busy(False)
 
@@ -348,7 +358,10 @@ class Task:
         for key in forget or ():
             writes.delete(key)
         writes.put(OFFSET_KEY, b"%d" % end)
-        self.db.write(writes)
+        try:
+            self.db.write(writes)
+        except Exception as error:
+            raise StoreBroken(str(error)) from error
         self.recent.wrote(rows)
         if self.timers is not None:
             self.timers.wrote(rows)
@@ -398,6 +411,12 @@ class Task:
         self.app.observer.abandoned(why)
         if self.generation == internals.generation(self.app):
             await internals.rejoin(self.consumer)
+
+    async def fail(self, error: BaseException) -> None:
+        """Stops the role, which is started again; a broken store is put aside before."""
+        if isinstance(error, Exception) and is_corruption(error):
+            self.app.store.quarantine(self.number, error)
+        await self.app.crash(error)
 
     async def close(self) -> None:
         """Ends the runner; what it still waits for is not applied any more."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.engine.outbox import Outbox
-from pipeline.engine.store import scan
+from pipeline.engine.store import StoreBroken, scan
 
 _MISSING: Any = object()
 
@@ -89,6 +89,8 @@ class Unit:
         try:
             for record in self.records:
                 decide(record, self)
+        except StoreBroken:
+            raise
         except Exception:
             self.writes.clear()
             self.outbox.clear()
@@ -104,6 +106,8 @@ class Unit:
             self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
             try:
                 decide(record, self)
+            except StoreBroken:
+                raise
             except Exception as error:
                 self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
                 reject(record, error, self)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rocksdict
 
 from pipeline.engine import UnitApp, consumer, store
 from pipeline.engine import app as engine_app
@@ -139,3 +140,45 @@ async def test_the_store_of_a_stopped_app_opens_again_at_once(kafka: str, tmp_pa
         async with asyncio.timeout(10), running(app):
             assert app.store.opened()
         assert not app.store.opened()
+
+
+def flip(state_dir: Path, *, every: int) -> None:
+    """Breaks the database on the disk: one bit in so many bytes of its tables."""
+    path = next(iter(state_dir.rglob("store-0.db")))
+    db = rocksdict.Rdict(str(path), store.options())
+    db.flush()
+    db.close()
+    tables = list(path.glob("*.sst"))
+    assert tables
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        for at in range(100, len(content), every):
+            content[at] ^= 1
+        table.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["bits flipped", "a table cut short"])
+async def test_a_broken_database_is_put_aside_and_restored(kafka: str, tmp_path: Path, what: str) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out", "dlq")
+    claims = Claims(ground.topic("out"), dlq=ground.topic("dlq"))
+    records = [(b"u%d" % n, b"m%d" % n) for n in range(2_000)]
+    await ground.send("in", records)
+    async with running(claiming_app(ground, tmp_path, claims, "in")):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    flip(tmp_path, every=20_000 if what == "bits flipped" else 1 << 40)
+    if what == "a table cut short":
+        table = next(iter(tmp_path.rglob("*.sst")))
+        table.write_bytes(table.read_bytes()[:1_000])
+    await ground.send("in", records)
+    while not await ground.caught_up("in"):  # a role that stops is started again
+        app = claiming_app(ground, tmp_path, claims, "in")
+        async with running(app, ready=False):
+            while not (app.should_stop or await ground.caught_up("in")):
+                await asyncio.sleep(0.05)
+            if not app.should_stop:
+                assert stored(app) == await folded(ground)
+    assert list(tmp_path.rglob("*.broken"))
+    assert await ground.read("dlq") == [], "no record was blamed"
+    assert len(await ground.read("out")) == len(records), "nothing came out again"
+    assert len(claims_of(await ground.read(ground.changelog))) == len(records)
