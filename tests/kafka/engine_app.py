@@ -66,7 +66,7 @@ class Ground:
     async def create(self, *names: str, **partitions: int) -> None:
         """Creates topics, and the changelog; `partitions` names those that have another count."""
         self.counts = {self.topic(name): partitions.get(name, self.partitions) for name in names}
-        config = {"max.message.bytes": "20000000"}
+        config = {"max.message.bytes": "20000000", "message.timestamp.type": "LogAppendTime"}
         new = [NewTopic(topic, count, 1, topic_configs=config) for topic, count in self.counts.items()]
         compacted = {**config, "cleanup.policy": "compact"}
         count = partitions.get("changelog", self.partitions)

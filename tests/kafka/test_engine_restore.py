@@ -1,6 +1,7 @@
 """What the engine promises of restores: the store is the fold of the changelog, whatever came in between."""
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import rocksdict
 
 from pipeline.engine import UnitApp, consumer, store
 from pipeline.engine import app as engine_app
-from pipeline.engine.store import EPOCH_HEADER
+from pipeline.engine.store import EPOCH_HEADER, StoreBroken
+from pipeline.engine.task import Task
 from tests.kafka.engine_app import (
     Claims,
     Ground,
@@ -182,3 +184,48 @@ async def test_a_broken_database_is_put_aside_and_restored(kafka: str, tmp_path:
     assert await ground.read("dlq") == [], "no record was blamed"
     assert len(await ground.read("out")) == len(records), "nothing came out again"
     assert len(claims_of(await ground.read(ground.changelog))) == len(records)
+
+
+async def test_an_old_copy_of_the_state_catches_up_before_it_decides(kafka: str, tmp_path: Path) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    claims, state, copy = Claims(ground.topic("out")), tmp_path / "state", tmp_path / "copy"
+    records = [(b"u%d" % (n % 7), b"m%d" % n) for n in range(1_000)]
+    for part in (records[:400], records[400:]):
+        await ground.send("in", part)
+        async with running(claiming_app(ground, state, claims, "in")):
+            await becomes(lambda: ground.caught_up("in"), "all committed")
+        if not copy.exists():
+            shutil.copytree(state, copy)
+    await ground.commit({("in", 0): 0})
+    app = claiming_app(ground, copy, claims, "in")
+    async with running(app):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+        assert stored(app) == await folded(ground)
+    assert len(await ground.read("out")) == len(records), "nothing came out again"
+
+
+async def test_a_full_disk_stops_the_role_without_an_ack_and_it_resumes(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out", "dlq")
+    claims = Claims(ground.topic("out"), dlq=ground.topic("dlq"))
+    records = [(b"u%d" % n, b"m%d" % n) for n in range(500)]
+
+    def full(self: Task, rows: Rows, end: int, forget: list[bytes] | None = None) -> None:
+        raise StoreBroken("IO error: No space left on device: While appending to file")
+
+    app = claiming_app(ground, tmp_path, claims, "in")
+    async with running(app):
+        with monkeypatch.context() as patched:
+            patched.setattr(Task, "apply", full)
+            await ground.send("in", records)
+            await eventually(lambda: app.should_stop, "a role that has stopped")
+        assert not app.ready
+    assert await ground.committed("in") == {}
+    assert not list(tmp_path.rglob("*.broken")), "a full disk is not a broken one"
+    async with running(claiming_app(ground, tmp_path, claims, "in")):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert {r.value.split()[0] for r in await ground.read("out")} == {id_ for _, id_ in records}
+    assert await ground.read("dlq") == []

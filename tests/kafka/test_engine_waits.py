@@ -96,3 +96,23 @@ async def test_a_rewind_while_it_waits_hurries_nothing(kafka: str, tmp_path: Pat
         await becomes(lambda: _called(sink, 2), "the retry")
     assert sink.calls() == {b"m0": 2}
     assert sink.called_at[b"m0"][0] >= due
+
+
+@pytest.mark.parametrize("hours", [24, -24])
+async def test_a_clock_that_is_set_hurries_and_delays_nothing(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    ground = await ground_of(kafka)
+    sink = Sink(tmp_path / "calls", ground.topic("status"))
+    sink.retries[b"m0"], sink.retry_after = 1, RETRY_SECONDS
+    await ground.send("in", [(b"u", b"m0")])
+    async with running(calling_app(ground, tmp_path, sink, "in")):
+        await becomes(lambda: waiting(ground), "a wait")
+        began = time.monotonic()
+        (due,) = (await waiting(ground)).values()
+        true_time, true_ns = time.time, time.time_ns
+        left = due / 1000 - true_time()
+        monkeypatch.setattr(time, "time", lambda: true_time() + hours * 3600)
+        monkeypatch.setattr(time, "time_ns", lambda: true_ns() + hours * 3_600_000_000_000)
+        await becomes(lambda: _called(sink, 2), "the retry")
+    assert left <= time.monotonic() - began < left + 5.0
