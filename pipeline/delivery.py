@@ -43,8 +43,10 @@ class Delivery:
 
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
-        parcel = deliver.read(record.value, origin_of(record))
-        return Call(parcel.effect, parcel.message.user_id.encode(), Errand(parcel), record)
+        parcel = deliver.read(record.value, origin_of(record), record.headers)
+        # a redriven message waits for its turn: one that joined a copy would end with it, and not be decided
+        effect = parcel.effect + (parcel.redrive or "").encode()
+        return Call(effect, parcel.message.user_id.encode(), Errand(parcel), record)
 
     def admit(self, call: Call[Errand], unit: Unit) -> bool:
         """Writes the attempt, or what the ledger knows already."""
@@ -89,8 +91,9 @@ class Delivery:
         )
         self.metrics.dead_lettered(topics.DEAD_MESSAGES[self.channel])
         dead = intake.dead(
-            record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel]
-        )
+            record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel],
+            record.headers,
+        )  # fmt: skip
         self.wiring.send(unit, [dead])
 
 
