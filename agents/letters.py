@@ -85,7 +85,7 @@ def redacted(text: str) -> str:
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>\"']+")
-_EMAIL = re.compile(r"[^\s<>\"'(),:;\[\]]+@[^\s<>\"'(),:;]+")
+_EMAIL = re.compile(r"[^\s<>\"'(),:;\[\]]+@[^\s<>\"'(),:;]*\.[A-Za-z]{2,}")
 _PHONE = re.compile(r"\+[0-9][0-9 ().-]{5,}[0-9]|[0-9]{7,}")
 
 

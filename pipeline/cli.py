@@ -187,8 +187,7 @@ def list_letters(
 ) -> None:
     """List dead letters, the newest first, without their bytes and without addresses."""
     settings = _for_letters(config)
-    found = asyncio.run(dead_letters.newest(settings, _named(settings, topic), reason, limit))
-    told = [letters.summary(letter) for letter in found]
+    told = asyncio.run(dead_letters.newest(settings, _named(settings, topic), reason, limit))
     if as_json:
         click.echo(orjson.dumps({"letters": told}).decode())
         return
@@ -210,7 +209,7 @@ def list_letters(
 def show_letter(topic: str, partition: int, offset: int, as_json: bool, config: Path | None) -> None:
     """Show one dead letter with its headers and the original bytes, addresses and all."""
     settings = _for_letters(config)
-    letter = asyncio.run(dead_letters.find(settings, *_named(settings, topic), partition, offset))
+    letter = asyncio.run(dead_letters.find(settings, _named(settings, topic)[0], partition, offset))
     if as_json:
         click.echo(orjson.dumps(_whole(letter)).decode())
         return

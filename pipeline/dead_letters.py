@@ -77,22 +77,32 @@ async def _consumer(settings: Settings) -> AsyncIterator[Any]:
         **client_options(settings), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest",
         fetch_max_wait_ms=100, max_partition_fetch_bytes=DEAD_LETTER_BYTES,
     )  # fmt: skip
-    await consumer.start()
     try:
+        await consumer.start()
         yield consumer
     finally:
         await consumer.stop()
 
 
-async def _parts(consumer: Any, wanted: Iterable[str]) -> list[TopicPartition]:
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _parts(settings: Settings, wanted: Iterable[str]) -> list[TopicPartition]:
     """The partitions of those topics that there are."""
-    known = await consumer.topics()
-    return [
-        TopicPartition(topic, number)
-        for topic in wanted
-        if topic in known
-        for number in sorted(consumer.partitions_for_topic(topic) or ())
-    ]
+    async with _admin(settings) as admin:
+        known = set(await admin.list_topics())
+        found = [topic for topic in wanted if topic in known]
+        described = await admin.describe_topics(found) if found else []
+    return sorted(
+        TopicPartition(topic["topic"], one["partition"]) for topic in described for one in topic["partitions"]
+    )
 
 
 async def read(
@@ -104,10 +114,10 @@ async def read(
     silent.
     """
     prefix = settings.kafka.topic_prefix
+    parts = await _parts(settings, wanted)
+    if not parts:
+        return
     async with _consumer(settings) as consumer:
-        parts = await _parts(consumer, wanted)
-        if not parts:
-            return
         consumer.assign(parts)
         ends = await consumer.end_offsets(parts)
         firsts = await consumer.beginning_offsets(parts)
@@ -144,24 +154,29 @@ def _letter(record: Any, prefix: str) -> Letter:
     )  # fmt: skip
 
 
-async def newest(settings: Settings, wanted: Sequence[str], reason: str | None, limit: int) -> list[Letter]:
-    """The newest letters, the newest first, `limit` of them; with a reason, those that give it."""
-    kept: list[tuple[tuple[int, str, int, int], Letter]] = []
+async def newest(
+    settings: Settings, wanted: Sequence[str], reason: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Summaries of the newest letters, the newest first, `limit` of them; with a reason, of those that
+    give it."""
+    kept: list[tuple[tuple[int, str, int, int], dict[str, Any]]] = []
     async for letter in read(settings, wanted, newest=limit if reason is None else None):
         if reason is not None and letter.told("reason") != reason:
             continue
-        heapq.heappush(kept, ((letter.at, letter.topic, letter.partition, letter.offset), letter))
-        if len(kept) > limit:
-            heapq.heappop(kept)
-    return [letter for _, letter in sorted(kept, key=lambda one: one[0], reverse=True)]
+        place = letter.at, letter.topic, letter.partition, letter.offset
+        if len(kept) < limit:
+            heapq.heappush(kept, (place, letters.summary(letter)))
+        elif place > kept[0][0]:
+            heapq.heapreplace(kept, (place, letters.summary(letter)))
+    return [told for _, told in sorted(kept, key=lambda one: one[0], reverse=True)]
 
 
 async def find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
     """The letter at a place. Raises DeadLetterError where there is none."""
+    part = TopicPartition(topic, partition)
+    if part not in await _parts(settings, [topic]):
+        raise DeadLetterError(f"{topic} has no partition {partition}")
     async with _consumer(settings) as consumer:
-        part = TopicPartition(topic, partition)
-        if part not in await _parts(consumer, [topic]):
-            raise DeadLetterError(f"{topic} has no partition {partition}")
         consumer.assign([part])
         ends, firsts = await consumer.end_offsets([part]), await consumer.beginning_offsets([part])
         if firsts[part] <= offset < ends[part]:
@@ -183,7 +198,7 @@ async def put_back(
     """Puts letters back on the topics that they came from; says of each what became of it."""
     known = sources(settings)
     async with _producer(settings, dry_run=dry_run) as producer:
-        waiting: list[tuple[Letter, Redriven, Any]] = []
+        waiting: list[tuple[Letter, Any]] = []
         async for letter in found:
             try:
                 record = redrive.back(letter, known)
@@ -193,7 +208,7 @@ async def put_back(
             if producer is None:
                 tell(Redrive(letter.name, _to(record)))
                 continue
-            waiting.append((letter, record, await _send(producer, record)))
+            waiting.append((letter, await _send(producer, record)))
             if len(waiting) >= TOGETHER:
                 await _landed(waiting, tell)
         await _landed(waiting, tell)
@@ -207,8 +222,8 @@ async def _producer(settings: Settings, *, dry_run: bool) -> AsyncIterator[Any]:
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", enable_idempotence=True, max_request_size=DEAD_LETTER_BYTES
     )
-    await producer.start()
     try:
+        await producer.start()
         yield producer
     finally:
         await producer.stop()
@@ -226,9 +241,9 @@ async def _send(producer: Any, record: Redriven) -> Any:
         return failed
 
 
-async def _landed(waiting: list[tuple[Letter, Redriven, Any]], tell: Callable[[Redrive], None]) -> None:
-    results = await asyncio.gather(*(future for _, _, future in waiting), return_exceptions=True)
-    for (letter, record, _), result in zip(waiting, results, strict=True):
+async def _landed(waiting: list[tuple[Letter, Any]], tell: Callable[[Redrive], None]) -> None:
+    results = await asyncio.gather(*(future for _, future in waiting), return_exceptions=True)
+    for (letter, _), result in zip(waiting, results, strict=True):
         if isinstance(result, KafkaError):
             tell(Redrive(letter.name, None, f"{type(result).__name__}: {result}"))
         elif isinstance(result, BaseException):
@@ -259,10 +274,10 @@ async def one(letter: Letter) -> AsyncIterator[Letter]:
 
 async def purges(settings: Settings, wanted: Sequence[str], before: int | None) -> list[Purge]:
     """What there is to delete: everything up to now, or what is older than `before` (broker's time in ms)."""
+    parts = await _parts(settings, wanted)
+    if not parts:
+        return []
     async with _consumer(settings) as consumer:
-        parts = await _parts(consumer, wanted)
-        if not parts:
-            return []
         ends, firsts = await consumer.end_offsets(parts), await consumer.beginning_offsets(parts)
         upto: Mapping[Any, int] = ends
         if before is not None:
@@ -280,11 +295,6 @@ async def purges(settings: Settings, wanted: Sequence[str], before: int | None) 
 
 async def purge(settings: Settings, found: Sequence[Purge]) -> None:
     """Deletes them for good."""
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
-    try:
-        await admin.delete_records(
-            {TopicPartition(one.topic, one.partition): RecordsToDelete(one.before) for one in found}
-        )
-    finally:
-        await admin.close()
+    upto = {TopicPartition(one.topic, one.partition): RecordsToDelete(one.before) for one in found}
+    async with _admin(settings) as admin:
+        await admin.delete_records(upto)
