@@ -19,6 +19,8 @@ from pipeline.demo.demo import _settings
 from pipeline.run import Runner
 from pipeline.settings import Settings
 from pipeline.topics import create
+from schemas.kinds import Channel, Doubt
+from tests.journeys.samples import a_message
 
 pytestmark = pytest.mark.kafka
 POISON = b"\x1b[2J not JSON at all"
@@ -179,6 +181,28 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
     assert "no such record" in gone.stderr
     assert (await desk.told("purge", "--before", "2999-01-01T00:00:00Z", "--yes"))["records"] == 1
     assert await desk.letters() == []
+
+
+async def test_a_redriven_message_right_behind_its_original_is_not_lost(desk: Desk) -> None:
+    """Both come up at once after a kill: the original is told again, and then the redriven one is tried."""
+    sink = sinks.WebhookSink()
+    await sink.start()
+    try:
+        url = f"http://127.0.0.1:{sink.port}/gone/secret"
+        value = a_message(channel=Channel.WEBHOOK, target=url, doubt=Doubt.AT_MOST_ONCE).to_json()
+        async with AIOKafkaProducer(bootstrap_servers=desk.settings.kafka.bootstrap_servers) as producer:
+            topic = desk.prefix + "webhook-notifications"
+            for headers in ([], [("redrive", b"dlq-webhook-0-7")]):
+                await producer.send_and_wait(topic, value, key=b"u-1", headers=headers)
+        async with desk.running():
+
+            async def both() -> bool:
+                return await desk.held("dlq-webhook") == 2
+
+            await becomes(both, "a letter of each")
+        assert [one["attempts"] for one in await desk.letters("--topic", "dlq-webhook")] == ["2", "1"]
+    finally:
+        await sink.stop()
 
 
 async def test_a_list_is_bounded_and_the_newest_come_first(desk: Desk) -> None:

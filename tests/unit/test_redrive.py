@@ -1,29 +1,59 @@
 """A dead letter goes back as what it was, and whoever reads it again knows that it is the same."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given as given_these
 from hypothesis import strategies as st
 
 from agents import intake, know, redrive
 from agents.deliver import MAX_ATTEMPTS
 from agents.letters import Letter
 from agents.redrive import NotRedrivable, Redriven, back
+from pipeline.app import Roles
+from pipeline.delivery import Delivery
+from pipeline.engine import Unit
+from pipeline.metrics import Metrics
+from pipeline.providers.provider import Provider
+from pipeline.settings import given
 from schemas import outcome
 from schemas.event import Unreadable
-from schemas.kinds import Doubt
+from schemas.ids import partition_of, user_hash
+from schemas.kinds import Channel, Doubt
 from schemas.outcome import Outcome
 from tables import effects, people
 from tables.claims import Origin
 from tests.journeys.memory import NOON, MemoryRows
-from tests.journeys.samples import an_origin, cloud_event, request, shop
+from tests.journeys.samples import a_message, an_origin, cloud_event, request, shop
 from tests.unit.test_deliver import NOW, ORIGIN, Worker, dead, told
 
 EVENT = Origin("events", 3, 42, NOON)
 LATER = Origin("events", 3, 77, NOON + 99_000)
-KNOWN = {"events": 12, "users": 12}
 Headers = list[tuple[str, bytes]]
+
+
+@dataclass
+class Arrived:
+    """A record as the engine hands it over."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Roles:
+    return Roles(given(state_dir=tmp_path), shop(), Metrics())
+
+
+KNOWN = {"events": 12, "users": 12}
 
 
 def a_letter(value: bytes | None, headers: Headers | None = None, origin: Origin = EVENT) -> Letter:
@@ -115,8 +145,10 @@ def test_nothing_comes_from_the_future() -> None:
     assert redrive.origin(headers, LATER).at == LATER.at
 
 
-@given(st.lists(st.tuples(st.sampled_from(["redrive", "source-topic", "source-offset", "source-time", "x"]),
-                          st.binary(max_size=9))))  # fmt: skip
+SOME = st.sampled_from(["redrive", "source-topic", "source-offset", "source-time", "x"])
+
+
+@given_these(st.lists(st.tuples(SOME, st.binary(max_size=9))))
 def test_any_headers_give_some_origin(headers: Headers) -> None:
     assert redrive.origin(headers, LATER).topic == "events"
 
@@ -132,6 +164,47 @@ def test_a_redriven_preference_never_replaces_a_newer_one() -> None:
     know.know("preferences", b"u", b'{"channels":{"sms":false}}', NOON + 5, rows)
     know.know("preferences", b"u", record.value, redrive.origin(record.headers, here).at, rows)
     assert people.preferences(rows, "u").channels == {"sms": False}
+
+
+def test_core_reads_a_redriven_user_as_of_then(roles: Roles) -> None:
+    rows: dict[bytes, bytes] = {}
+    topic = roles.wiring.name("users")
+    place = partition_of(user_hash("u"), roles.wiring.partitions[topic])
+    old = [
+        ("redrive", b"dlq-people-0-1"), ("source-topic", topic.encode()), ("source-partition", b"0"),
+        ("source-offset", b"1"), ("source-time", b"%d" % NOON),
+    ]  # fmt: skip
+    unit = Unit(topic, place, [], rows, roles.wiring.partitions)
+    for at, phone, headers in ((NOON + 5, "new", []), (NOON + 9, "old", old)):
+        value = b'{"user_id":"u","phone":"%s"}' % phone.encode()
+        roles._know(Arrived(topic, place, 4, at, b"u", value, headers), unit)
+    user = people.user(unit, "u")
+    assert user is not None
+    assert user.phone == "new"
+
+
+def test_core_gives_a_letter_the_headers_of_its_record(roles: Roles) -> None:
+    topic = roles.wiring.name("events")
+    unit = Unit(topic, 0, [], {}, roles.wiring.partitions)
+    record = Arrived(topic, 0, 4, NOON, b"k", b"x", [("ce_type", b"t")])
+    roles._dead("dlq-events", record, Unreadable("no"), unit)
+    ((_, _, headers),) = unit.outbox.take()[0].records
+    assert dict(headers)["original-ce_type"] == b"t"
+
+
+def test_a_redriven_message_joins_no_copy_that_is_under_way(roles: Roles) -> None:
+    """A copy that joins ends with the first, undecided; another redrive of the same letter may."""
+    stage = Delivery(
+        Channel.SMS, cast(Provider, SimpleNamespace(parallel=1)), roles.wiring, roles.metrics, 1, 1.0
+    )
+    value = a_message().to_json()
+    effects_of = [
+        stage.identify(Arrived("sms-notifications", 0, 4, NOON, b"u-1", value, headers)).effect
+        for headers in ([], [], [("redrive", b"a-0-1")], [("redrive", b"a-0-1")], [("redrive", b"a-0-2")])
+    ]
+    assert effects_of[0] == effects_of[1]
+    assert effects_of[2] == effects_of[3]
+    assert len(set(effects_of)) == 3
 
 
 def test_what_came_astray_takes_its_headers_along() -> None:
@@ -313,7 +386,7 @@ ANSWERS = [outcome.sent("p"), REFUSED, BUSY, outcome.doubtful("?")]
 moves = st.sampled_from(["cut off", "letter 1", "letter 2", "same letter", *ANSWERS])
 
 
-@given(st.lists(moves, min_size=1, max_size=20), st.booleans(), st.sampled_from(Doubt))
+@given_these(st.lists(moves, min_size=1, max_size=20), st.booleans(), st.sampled_from(Doubt))
 def test_whatever_is_redriven_what_took_effect_is_never_called_again(
     story: list[Any], honours_keys: bool, doubt: Doubt
 ) -> None:
