@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from agents import topics
+from agents import redrive, topics
 from agents.sending import Send
 from schemas.event import Unreadable, first_problem
 from schemas.user import Device, Preferences, User
@@ -43,5 +43,5 @@ def astray(
     user_hash: int,
     headers: Sequence[tuple[str, bytes]] = (),
 ) -> Send:
-    """The same record, sent to the partition that the user's hash gives."""
-    return Send(topic, key, value, user_hash, list(headers))
+    """The same record, sent to the partition that the user's hash gives; a redriven one stays one."""
+    return Send(topic, key, value, user_hash, list(headers) if redrive.name(headers) else None)

@@ -2,8 +2,8 @@
 
 It is the original's key, bytes and headers, on the topic and the partition that they came from, with these
 headers beside them: `redrive`, the place of the letter; `source-topic`, `source-partition`, `source-offset`
-and `source-time` (the broker's, in ms), the place and time of the record when it first came. A record without
-`redrive` is never looked at for the others.
+and `source-time` (the broker's, in ms), the place and time of the record when it first came. (Of a message it
+is the time when it failed, for which nothing asks.) Without `redrive` the others say nothing.
 
 - An event keeps its identity: intake takes the source's place and time for the record's own, so that one
   without an idempotency key has the same id, and the same age, as when it first came. One that came through

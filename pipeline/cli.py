@@ -198,6 +198,7 @@ def list_letters(
             f"{one['topic']} {one['partition']} {one['offset']}  {one['failed_at']}  {one['reason']}"
             f"  attempts={one['attempts']}  from={one['source'] or '-'}  {whose}  {one['error']}"
         )
+    click.echo(f"{len(told)} dead letters{' or more' if len(told) == limit else ''}", err=True)
 
 
 @dlq.command("show")

@@ -19,8 +19,9 @@ from pipeline.topics import DEAD_LETTER_BYTES, all_topics, client_options
 STALLED_SECONDS = 20.0
 """A read that hears nothing for so long, though there is more to hear, is given up."""
 POLL_MS = 200
-TOGETHER = 200
-"""Records that are on their way to the broker at a time; each may have some megabytes."""
+TOGETHER = 500
+TOGETHER_BYTES = 16 << 20
+"""What is on its way back to the broker at a time."""
 _NOT_READ = ("dlq-", "carillon-")
 
 
@@ -199,6 +200,7 @@ async def put_back(
     known = sources(settings)
     async with _producer(settings, dry_run=dry_run) as producer:
         waiting: list[tuple[Letter, Any]] = []
+        size = 0
         async for letter in found:
             try:
                 record = redrive.back(letter, known)
@@ -209,8 +211,10 @@ async def put_back(
                 tell(Redrive(letter.name, _to(record)))
                 continue
             waiting.append((letter, await _send(producer, record)))
-            if len(waiting) >= TOGETHER:
+            size += len(record.value or b"")
+            if len(waiting) >= TOGETHER or size >= TOGETHER_BYTES:
                 await _landed(waiting, tell)
+                size = 0
         await _landed(waiting, tell)
 
 
