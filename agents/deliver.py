@@ -1,13 +1,13 @@
 """Deliver: reads a channel's topic, decides calls by the effect ledger, writes `delivery-status` and the DLQ.
 
-Pure: the calls themselves are the pipeline's. State: attempts and results, both write-once.
+Pure: the calls themselves are the pipeline's. State: attempts, results and reopenings, all write-once.
 """
 
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from agents import topics
+from agents import redrive, topics
 from agents.sending import Send
 from schemas import dead_letter
 from schemas.base import RecordUnreadable
@@ -19,22 +19,26 @@ from schemas.outcome import Outcome
 from schemas.status import Status, rfc3339
 from tables import effects
 from tables.claims import Origin
-from tables.effects import Attempt, Result
+from tables.effects import MOST_REOPENINGS, Attempt, Reopening, Result
 from tables.rows import Rows
 
 MAX_ATTEMPTS = 4
-"""The first, and three retries."""
+"""The first and three retries; of a message, and again from each time that it is redriven."""
 FIRST_WAIT = 1.0
 MOST_WAIT = 60.0
 """Seconds. Retry-After is honoured up to it."""
 
 
 class Parcel(NamedTuple):
-    """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names."""
+    """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
+
+    `redrive`: the dead letter that it was redriven from.
+    """
 
     message: Message
     value: bytes
     origin: Origin
+    redrive: str | None = None
 
     @property
     def effect(self) -> bytes:
@@ -53,10 +57,10 @@ class Admitted(NamedTuple):
     sends: Sequence[Send] = ()
 
 
-def read(value: bytes | None, origin: Origin) -> Parcel:
+def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel:
     """Reads a record of a channel topic. Raises Unreadable, which names the field."""
     try:
-        return Parcel(Message.from_json(value), value or b"", origin)
+        return Parcel(Message.from_json(value), value or b"", origin, redrive.name(headers))
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
 
@@ -79,7 +83,11 @@ def admit(
     if result is None:
         keyed = honours_keys and last.provider == provider
         return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
-    if not _may_go_on(parcel, result, honours_keys=honours_keys and result.provider == provider):
+    if not _may_go_on(parcel, result, rows, honours_keys=honours_keys and result.provider == provider):
+        if parcel.redrive is not None and result.kind in _FAILURES:
+            reopened = _reopen(parcel, parcel.redrive, result, rows, now, provider, expired=expired)
+            if reopened is not None:
+                return reopened
         # what was said before a call is surely out; a cut-off was found without one
         cut_off = result.kind == "cut_off"
         return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
@@ -89,6 +97,31 @@ def admit(
     if result.kind == "deferred":
         again = [*again, _expired(message, result)]
     return Admitted(None, again)
+
+
+_FAILURES = ("refused", "deferred")
+"""The results that are surely without effect."""
+
+
+def _reopen(
+    parcel: Parcel, letter: str, last: Result, rows: Rows, now: int, provider: str, *, expired: bool
+) -> Admitted | None:
+    """Opens a failed effect again for a redriven message, once a letter; None: it goes as without it.
+
+    The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
+    A letter that is redriven once more says nothing: it would only fail into yet another letter.
+    """
+    made, origin = effects.reopenings(rows, parcel.effect), parcel.origin
+    place = f"{origin.topic}-{origin.partition}-{origin.offset}"
+    before = next((one for one in made if one.redrive == letter), None)
+    if before is not None:
+        return None if before.place == place else Admitted(None)
+    if len(made) >= MOST_REOPENINGS:
+        return None
+    if expired:
+        return Admitted(None, [_expired(parcel.message, last)])
+    effects.put_reopening(rows, parcel.effect, Reopening(len(made) + 1, letter, last.n, place))
+    return _attempt(parcel, rows, last.n + 1, now, provider)
 
 
 def _attempt(
@@ -120,16 +153,17 @@ def _resolve_cut_off(
 
 def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
     """What the results up to attempt `last` imply, where another follows them: a former owner may have
-    written them and been stopped before it could say so."""
-    results = (effects.result(rows, parcel.effect, n) for n in range(1, last + 1))
+    written them and been stopped before it could say so. What led to a letter that was redriven is out."""
+    first = effects.counted_from(rows, parcel.effect) + 1
+    results = (effects.result(rows, parcel.effect, n) for n in range(first, last + 1))
     return [
         send for result in results if result is not None for send in implied(parcel, result, goes_on=True)
     ]
 
 
-def _may_go_on(parcel: Parcel, result: Result, *, honours_keys: bool) -> bool:
+def _may_go_on(parcel: Parcel, result: Result, rows: Rows, *, honours_keys: bool) -> bool:
     """Whether another attempt may follow a result."""
-    if result.n >= MAX_ATTEMPTS:
+    if result.n >= MAX_ATTEMPTS and result.n - effects.counted_from(rows, parcel.effect) >= MAX_ATTEMPTS:
         return False
     if result.kind == "deferred":
         return True
@@ -155,12 +189,14 @@ def settle(
         attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason
     )
     effects.put_result(rows, parcel.effect, result)
-    sends = implied(parcel, result, goes_on=_may_go_on(parcel, result, honours_keys=honours_keys))
-    if not _may_go_on(parcel, result, honours_keys=honours_keys):
+    goes_on = _may_go_on(parcel, result, rows, honours_keys=honours_keys)
+    sends = implied(parcel, result, goes_on=goes_on)
+    if not goes_on:
         return sends, None
     if outcome.retry_after is not None:
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
-    return sends, min(FIRST_WAIT * 2 ** (attempt.n - 1), MOST_WAIT) * jitter
+    tried = attempt.n - effects.counted_from(rows, parcel.effect)
+    return sends, min(FIRST_WAIT * 2 ** (tried - 1), MOST_WAIT) * jitter
 
 
 def _expired(message: Message, after: Result | None) -> Send:

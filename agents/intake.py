@@ -11,7 +11,7 @@ from typing import Any
 import jmespath
 from pydantic import TypeAdapter, ValidationError
 
-from agents import topics
+from agents import redrive, topics
 from agents.catalogue import Catalogue
 from agents.sending import Send
 from schemas import dead_letter
@@ -48,8 +48,11 @@ def take_in(
 ) -> list[Send]:
     """What an `events` record becomes: notifications, or an ignored status.
 
-    Raises Unreadable, which names the field; nothing else for any bytes at all.
+    One that was redriven counts as the record that it first was (agents/redrive.py). Raises Unreadable,
+    which names the field; nothing else for any bytes at all.
     """
+    if headers:
+        origin = redrive.origin(headers, origin)
     position = f"{origin.topic}-{origin.partition}-{origin.offset}"
     event = read_event(value, headers, position, origin.at)
     workflows = catalogue.wanting(event.type)
@@ -179,9 +182,20 @@ def ignored(event: Event, origin: Origin, reason: Reason) -> Send:
     return Send(topics.DELIVERY_STATUS, name.encode(), status.to_json(), user_hash(name))
 
 
-def dead(value: bytes | None, key: bytes | None, error: Exception, origin: Origin, topic: str) -> Send:
-    """The dead letter of a record that could not be read or decided."""
+def dead(
+    value: bytes | None,
+    key: bytes | None,
+    error: Exception,
+    origin: Origin,
+    topic: str,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> Send:
+    """The dead letter of a record that could not be read or decided: its bytes, key and own headers."""
     reason = getattr(error, "reason", Reason.RAISED)
     what = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-    found = dead_letter.headers(reason, what, origin.topic, origin.partition, origin.offset, origin.at)
-    return Send(topic, key or b"", value or b"", None, found)
+    first = redrive.origin(headers, origin)
+    found = dead_letter.headers(
+        reason, what, first.topic, first.partition, first.offset, first.at,
+        original=redrive.original(headers),
+    )  # fmt: skip
+    return Send(topic, key or b"", value, None, found)

@@ -1,8 +1,10 @@
 """Know: reads `users`, `preferences` and `devices`; keeps the latest of each, sends home what came astray."""
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 
-from agents import topics
+from agents import redrive, topics
 from agents.sending import Send
 from schemas.event import Unreadable, first_problem
 from schemas.user import Device, Preferences, User
@@ -17,7 +19,9 @@ _TABLES: dict[str, tuple[bytes, type[User | Preferences | Device]]] = {
 
 
 def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows) -> None:
-    """Upserts a row or erases it (no value). `at` is the broker's time in ms. Raises Unreadable."""
+    """Upserts a row or erases it (no value). `at` is the broker's time in ms, of a redriven
+    record that of the source. Raises Unreadable.
+    """
     prefix, model = _TABLES[topic]
     if not key:
         raise Unreadable("the record has no key; it must be the user id")
@@ -32,6 +36,12 @@ def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows
     people.upsert(rows, prefix + key, at, value)
 
 
-def astray(topic: str, key: bytes, value: bytes | None, user_hash: int) -> Send:
-    """The same record, sent to the partition that the user's hash gives."""
-    return Send(topic, key, value, user_hash)
+def astray(
+    topic: str,
+    key: bytes,
+    value: bytes | None,
+    user_hash: int,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> Send:
+    """The same record, sent to the partition that the user's hash gives; a redriven one stays one."""
+    return Send(topic, key, value, user_hash, list(headers) if redrive.name(headers) else None)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import intake, know, plan, remember, topics
+from agents import intake, know, plan, redrive, remember, topics
 from agents.catalogue import Catalogue
 from pipeline.delivery import Delivery
 from pipeline.engine import Record, Unit, UnitApp
@@ -88,9 +88,10 @@ class Roles:
         hashed = user_hash(owner)
         if partition_of(hashed, self.wiring.partitions[record.topic]) != record.partition:
             self.metrics.astray(topic)
-            self.wiring.send(unit, [know.astray(topic, key, record.value, hashed)])
+            self.wiring.send(unit, [know.astray(topic, key, record.value, hashed, record.headers)])
             return
-        know.know(topic, record.key, record.value, record.timestamp, unit)
+        at = redrive.origin(record.headers, origin_of(record)).at if record.headers else record.timestamp
+        know.know(topic, record.key, record.value, at, unit)
 
     def _take_in(self, record: Record, unit: Unit) -> None:
         sends = intake.take_in(record.value, record.headers, origin_of(record), self.catalogue)
@@ -109,7 +110,8 @@ class Roles:
             "dead-lettered %s-%d-%d: %s", record.topic, record.partition, record.offset, type(error).__name__
         )
         self.metrics.dead_lettered(topic)
-        self.wiring.send(unit, [intake.dead(record.value, record.key, error, origin_of(record), topic)])
+        dead = intake.dead(record.value, record.key, error, origin_of(record), topic, record.headers)
+        self.wiring.send(unit, [dead])
 
     # -- delivery
 

@@ -1,9 +1,11 @@
 """The command line."""
 
 import asyncio
+import base64
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from pydantic import BaseModel, SecretStr
 
+from agents import letters
 from agents import topics as names
-from pipeline import __version__, topics
+from agents.letters import Letter
+from pipeline import __version__, dead_letters, topics
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.broker.commands import broker
+from pipeline.dead_letters import DeadLetterError, Redrive
 from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
+from schemas.event import milliseconds
 
 MAX_LINE = 1_000_000
 
@@ -29,7 +35,7 @@ class _Failing(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, RulesBroken, BrokerUnavailable) as error:
+        except (SettingsError, RulesBroken, BrokerUnavailable, DeadLetterError) as error:
             told = str(error)
         except TimeoutError as error:
             told = str(error) or "the broker did not answer in time"
@@ -157,6 +163,192 @@ async def _send(settings: Settings, lines: Iterable[bytes], express: bool) -> in
     finally:
         await producer.stop()
     return len(sent)
+
+
+@main.group()
+def dlq() -> None:
+    """Look at dead letters, put them back, delete them."""
+
+
+_topic = click.option("--topic", help="One topic of dead letters, such as dlq-email; default: all.")
+_reason = click.option("--reason", help="Those that give this reason, such as refused.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+MOST_LISTED = 10_000
+
+
+@dlq.command("list")
+@_topic
+@_reason
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, MOST_LISTED))
+@_json
+@_config
+def list_letters(
+    topic: str | None, reason: str | None, limit: int, as_json: bool, config: Path | None
+) -> None:
+    """List dead letters, the newest first, without their bytes and without addresses."""
+    settings = _for_letters(config)
+    told = asyncio.run(dead_letters.newest(settings, _named(settings, topic), reason, limit))
+    if as_json:
+        click.echo(orjson.dumps({"letters": told}).decode())
+        return
+    for one in told:
+        event = one["event"]
+        whose = one["notification_id"] or (event and f"{event['source']} {event['id']}") or "-"
+        click.echo(
+            f"{one['topic']} {one['partition']} {one['offset']}  {one['failed_at']}  {one['reason']}"
+            f"  attempts={one['attempts']}  from={one['source'] or '-'}  {whose}  {one['error']}"
+        )
+    click.echo(f"{len(told)} dead letters{' or more' if len(told) == limit else ''}", err=True)
+
+
+@dlq.command("show")
+@click.argument("topic")
+@click.argument("partition", type=click.IntRange(0))
+@click.argument("offset", type=click.IntRange(0))
+@_json
+@_config
+def show_letter(topic: str, partition: int, offset: int, as_json: bool, config: Path | None) -> None:
+    """Show one dead letter with its headers and the original bytes, addresses and all."""
+    settings = _for_letters(config)
+    letter = asyncio.run(dead_letters.find(settings, _named(settings, topic)[0], partition, offset))
+    if as_json:
+        click.echo(orjson.dumps(_whole(letter)).decode())
+        return
+    for name, value in letter.headers:
+        click.echo(f"{_escaped(name)}: {_escaped(_text(value or b''))}")
+    click.echo(f"key: {_escaped(_text(letter.key or b''))}\n")
+    click.echo("(no value)" if letter.value is None else _escaped(_text(letter.value)))
+
+
+def _whole(letter: Letter) -> dict[str, Any]:
+    """A letter as JSON: bytes as text where they are some, and always as base64."""
+    return {
+        **letters.summary(letter),
+        "headers": [[name, _text(value or b"")] for name, value in letter.headers],
+        "key": None if letter.key is None else _text(letter.key),
+        "value": None if letter.value is None else _text(letter.value),
+        "value_base64": None if letter.value is None else base64.b64encode(letter.value).decode(),
+    }
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _escaped(text: str) -> str:
+    """Text that gives no orders to a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+@dlq.command("redrive")
+@click.argument("place", nargs=-1, metavar="[TOPIC PARTITION OFFSET]")
+@_topic
+@_reason
+@click.option("--dry-run", is_flag=True, help="Only say what would go where.")
+@_json
+@_config
+def redrive_letters(
+    place: tuple[str, ...],
+    topic: str | None,
+    reason: str | None,
+    dry_run: bool,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Put one dead letter, or those of a topic or a reason, back on the topic that it came from.
+
+    What has failed is tried again in full; what was sent is not sent again. The letter stays where it is.
+    """
+    if bool(place) == bool(topic or reason):
+        raise click.UsageError("Give TOPIC PARTITION OFFSET, or else --topic or --reason or both.")
+    settings = _for_letters(config)
+    if place:
+        wanted, partition, offset = _placed(settings, place)
+        letter = asyncio.run(dead_letters.find(settings, wanted, partition, offset))
+        found = dead_letters.one(letter)
+    else:
+        found = dead_letters.chosen(settings, _named(settings, topic), reason)
+    done, failed = [0], list[Redrive]()
+
+    def tell(one: Redrive) -> None:
+        done[0] += one.to is not None
+        if one.to is None:
+            failed.append(one)
+        elif not as_json:
+            click.echo(f"{one.letter} → {one.to}")
+
+    asyncio.run(dead_letters.put_back(settings, found, dry_run=dry_run, tell=tell))
+    if as_json:
+        told = [{"letter": one.letter, "why": one.why} for one in failed[:MOST_LISTED]]
+        click.echo(orjson.dumps({"dry_run": dry_run, "redriven": done[0], "failed": told}).decode())
+    else:
+        click.echo(f"{done[0]} {'would be ' if dry_run else ''}redriven", err=True)
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise DeadLetterError(f"{failed[0].letter} was not redriven: {failed[0].why}{more}")
+
+
+@dlq.command("purge")
+@click.argument("topic", required=False)
+@click.option("--before", metavar="TIME", help="Those from before this time (RFC 3339); default: all.")
+@click.option("--yes", is_flag=True, help="Delete them for good; else it only says what would go.")
+@_json
+@_config
+def purge_letters(
+    topic: str | None, before: str | None, yes: bool, as_json: bool, config: Path | None
+) -> None:
+    """Delete dead letters up to now, of one topic or of all."""
+    moment = _moment(before)
+    settings = _for_letters(config)
+    found = asyncio.run(dead_letters.purges(settings, _named(settings, topic), moment))
+    if yes and found:
+        asyncio.run(dead_letters.purge(settings, found))
+    count = sum(one.before - one.first for one in found)
+    if as_json:
+        told = [one._asdict() for one in found]
+        click.echo(orjson.dumps({"deleted": yes, "records": count, "partitions": told}).decode())
+    else:
+        for one in found:
+            click.echo(f"{one.topic} {one.partition}  {one.first} to {one.before - 1}")
+        click.echo(f"{count} {'deleted' if yes else 'would be deleted'}", err=True)
+    if not yes:
+        click.echo("carillon: nothing is deleted without --yes", err=True)
+        raise click.exceptions.Exit(2)
+
+
+def _for_letters(config: Path | None) -> Settings:
+    settings = _with_broker(load(config))
+    _quieten_clients()
+    return settings
+
+
+def _named(settings: Settings, topic: str | None) -> Sequence[str]:
+    """The topics that are meant. Wrong use, where it is none of dead letters."""
+    try:
+        return dead_letters.names(settings, topic)
+    except KeyError:
+        raise click.BadParameter(
+            f"{topic}: no topic of dead letters; there are {', '.join(letters.DEAD)}", param_hint="topic"
+        ) from None
+
+
+def _placed(settings: Settings, place: Sequence[str]) -> tuple[str, int, int]:
+    try:
+        topic, partition, offset = place
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise ValueError(place)
+    except ValueError:
+        raise click.UsageError("A place is TOPIC PARTITION OFFSET.") from None
+    return _named(settings, topic)[0], int(partition), int(offset)
+
+
+def _moment(text: str | None) -> int | None:
+    try:
+        return milliseconds(datetime.fromisoformat(text)) if text is not None else None
+    except (ValueError, TypeError):  # a time without a zone is none
+        raise click.BadParameter(
+            f"{text}: not a time with its zone, such as 2026-09-21T14:00:00Z", param_hint="--before"
+        ) from None
 
 
 @main.group()

@@ -45,8 +45,11 @@ class Delivery:
 
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
-        parcel = deliver.read(record.value, origin_of(record))
-        return Call(parcel.effect, parcel.message.user_id.encode(), Errand(parcel, is_told(record)), record)
+        parcel = deliver.read(record.value, origin_of(record), record.headers)
+        # a redriven message waits for its turn: one that joined a copy would end with it, and not be decided
+        effect = parcel.effect + (parcel.redrive or "").encode()
+        errand = Errand(parcel, is_told(record))
+        return Call(effect, parcel.message.user_id.encode(), errand, record, parcel.effect)
 
     def admit(self, call: Call[Errand], unit: Unit) -> bool:
         """Writes the attempt, or what the ledger knows already."""
@@ -91,6 +94,7 @@ class Delivery:
         )
         self.metrics.dead_lettered(topics.DEAD_MESSAGES[self.channel])
         dead = intake.dead(
-            record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel]
-        )
+            record.value, record.key, error, origin_of(record), topics.DEAD_MESSAGES[self.channel],
+            record.headers,
+        )  # fmt: skip
         self.wiring.send(unit, [dead])

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
@@ -152,7 +153,7 @@ class PlainRequest(msgspec.Struct, gc=False):
     expires_at: None = None
     attachments: None = None
     metadata: None = None
-    specversion: None = None
+    specversion: None | UnsetType = UNSET
 
 
 class Event(NamedTuple):
@@ -177,6 +178,8 @@ def _plain_request(value: bytes) -> PlainRequest | None:
     try:
         found = _read_plain(value)
     except (ValueError, RecursionError):
+        return None
+    if found.specversion is not UNSET:
         return None
     names = (found.event_type, found.user_id, found.idempotency_key, found.source, found.template_id,
              found.category, found.locale)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The effect ledger: attempts, durable before the call, and their results; both written once."""
+"""The effect ledger: attempts, durable before the call, their results, and reopenings; all written once."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,10 @@ from tables.rows import Rows
 
 ATTEMPTS = b"a|"
 RESULTS = b"r|"
+REOPENINGS = b"o|"
 MOST_ATTEMPTS = 1_000
+MOST_REOPENINGS = 100
+"""Of one effect; so that its attempts stay below their own bound."""
 
 
 class Attempt(NamedTuple):
@@ -32,6 +35,16 @@ class Result(NamedTuple):
     provider: str
     provider_message_id: str | None = None
     reason: str | None = None
+
+
+class Reopening(NamedTuple):
+    """The k-th time that a failed effect was opened again: by which letter, when it came as which record
+    (`place`), and the attempt `n` that it had failed with, from which attempts count anew."""
+
+    k: int
+    redrive: str
+    n: int
+    place: str
 
 
 def effect(notification: str, step: str, target_id: str) -> bytes:
@@ -70,3 +83,25 @@ def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
             break
         found = following
     return found
+
+
+def reopenings(rows: Rows, effect: bytes) -> list[Reopening]:
+    """Every reopening of an effect, in order."""
+    found: list[Reopening] = []
+    for k in range(1, MOST_REOPENINGS + 1):
+        row = rows.get(REOPENINGS + effect + b"%d" % k)
+        if row is None:
+            break
+        found.append(Reopening(k, *msgspec.json.decode(row)))
+    return found
+
+
+def put_reopening(rows: Rows, effect: bytes, made: Reopening) -> None:
+    """Writes a reopening."""
+    rows.put(REOPENINGS + effect + b"%d" % made.k, encode(made[1:]))
+
+
+def counted_from(rows: Rows, effect: bytes) -> int:
+    """The attempt after which attempts count: 0, or that which the effect was last opened again after."""
+    found = reopenings(rows, effect)
+    return found[-1].n if found else 0

@@ -37,12 +37,20 @@ SPAN = 20_000
 
 @dataclass(slots=True, eq=False)
 class Call(Generic[M]):
-    """One call to be made: `effect` names it, `turn` the one (a user) who gets one call at a time."""
+    """One call to be made: `effect` names it, `turn` the one (a user) who gets one call at a time.
+
+    `wait_id` is the name under which it waits, where that is another: then a call does not join one that
+    runs, but it does not overtake one that waits either.
+    """
 
     effect: bytes
     turn: bytes
     message: M
     record: Record
+    wait_id: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.wait_id = self.wait_id or self.effect
 
 
 class EffectStage(Protocol[M, R]):
@@ -144,7 +152,7 @@ class EffectTask(Task):
             await self.consumer.decide(unit)
             for call in admitting:
                 if due_in(call.record) is not None:
-                    waits.drop(unit, call.effect)
+                    waits.drop(unit, call.wait_id)
         called = {id(call) for call in unit.calls}
         closed = [call for call in admitting if id(call) not in called]
         for record, error in rejected:
@@ -172,7 +180,7 @@ class EffectTask(Task):
             if wait is not None:
                 due, record = self.clock.now() + math.ceil(wait * 1000), call.record
                 again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch)
-                waits.put(unit, call.effect, due, again)
+                waits.put(unit, call.wait_id, due, again)
             closed.append(call)
         return count > 0
 
@@ -217,7 +225,7 @@ class EffectTask(Task):
                     continue
                 if (waiting := self.open_effects.get(call.effect)) is not None:
                     waiting.append(record)
-                elif (due := waits.find(self.recent, call.effect)) is not None and due_in(record) != due:
+                elif (due := waits.find(self.recent, call.wait_id)) is not None and due_in(record) != due:
                     self.finish(record)  # it comes up by itself
                 else:
                     self.open_effects[call.effect] = [record]

@@ -40,10 +40,10 @@ class Marker:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         self.suspects: Found | None = None
         self.deaths = 0
-        if (found := _read(os.pread(self._file, SIZE, 0))) is not None:
+        if (found := _read(os.pread(self.file, SIZE, 0))) is not None:
             self.suspects = found
             self.deaths = found.deaths + (found.record >= 0)
 
@@ -59,7 +59,7 @@ class Marker:
 
     def unit(self, topic: str, first: int, last: int) -> None:
         """A unit is being decided."""
-        self._write(Found(topic, first, last, -1, 0))
+        self.write(Found(topic, first, last, -1, 0))
 
     def record(self, topic: str, first: int, last: int, offset: int) -> None:
         """A suspect is being decided. Raises Deadly where the process has died on it too often."""
@@ -67,21 +67,22 @@ class Marker:
         deaths = self.deaths if found is not None and found.record == offset else 0
         if deaths >= MOST_DEATHS:
             raise Deadly(f"the process died {deaths} times while deciding it")
-        self._write(Found(topic, first, last, offset, deaths))
+        self.write(Found(topic, first, last, offset, deaths))
 
     def clear(self) -> None:
         """Nothing is being decided."""
-        os.pwrite(self._file, b" " * SIZE, 0)
+        os.pwrite(self.file, b" " * SIZE, 0)
 
-    def _write(self, found: Found) -> None:
+    def write(self, found: Found) -> None:
+        """Puts down what is being decided."""
         line = b"%s %d %d %d %d" % (found.topic.encode(), *found[1:])
-        os.pwrite(self._file, line.ljust(SIZE), 0)
+        os.pwrite(self.file, line.ljust(SIZE), 0)
 
     def close(self) -> None:
         """Lets the file go; what it says stays."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
 
 def _read(line: bytes) -> Found | None:

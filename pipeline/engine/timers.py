@@ -74,9 +74,10 @@ class Timers:
         self.on_the_way: set[bytes] = set()
         #: all rows up to this one are on the way
         self.passed = b""
-        self.next = self._first()
+        self.next = self.first()
 
-    def _first(self) -> int:
+    def first(self) -> int:
+        """When the next of what is not on the way falls due."""
         for key, _ in scan(self.task.db, waits.PREFIX, after=self.passed or None):
             return waits.due_of(key)
         return NEVER
@@ -96,9 +97,10 @@ class Timers:
     @property
     def are_due(self) -> bool:
         """Whether there is something to publish now."""
-        return self.next <= self.task.clock.now() and len(self.on_the_way) < ON_THE_WAY and self._has_passed()
+        return self.next <= self.task.clock.now() and len(self.on_the_way) < ON_THE_WAY and self.has_passed()
 
-    def _has_passed(self) -> bool:
+    def has_passed(self) -> bool:
+        """Whether all is read that stood in the task's topics at the assignment."""
         consumer = self.task.consumer
         for tp, end in list(self.ends.items()):
             if max(consumer.done.get(tp, -1), consumer.kept.get(tp, -1)) < end:

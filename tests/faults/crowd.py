@@ -33,7 +33,7 @@ DAZED_SECONDS = SESSION_SECONDS * 0.75
 """Past half the session, when a worker gives its units up, and no longer: it still owns what it has."""
 BEFORE_SECONDS = (1.0, 3.0)
 """How long the events flow before something happens."""
-LATE = "task.before_log"
+LATE, MIDST = "task.before_log", "unit.after_changelog"
 ACTIONS = ("kill", "join", "stop", "freeze", "late", "bounce_broker", "daze", "kill_broker")
 AWAY_SECONDS = 3.0
 RESUME_SECONDS = 15.0
@@ -161,8 +161,9 @@ class Crowd(Loop):
     async def _freeze(self, _: Path) -> None:
         await self._hold(self._any(), FROZEN_SECONDS)
 
-    async def _daze(self, _: Path) -> None:
-        await self._hold(self._any(), DAZED_SECONDS)
+    async def _daze(self, config: Path) -> None:
+        """A worker stops in the midst of a unit, for so long that it must give it up, and owns it still."""
+        await self._bear_and_hold(config, f"{MIDST}:{self.random.randrange(3, 20)}:stop", DAZED_SECONDS)
 
     async def _hold(self, worker: Worker, seconds: float) -> None:
         assert worker.process is not None
@@ -200,12 +201,15 @@ class Crowd(Loop):
 
     async def _late(self, config: Path) -> None:
         """A worker stops itself between its last look at the group and its batch, which then lands late."""
-        worker = await self._bear(config, f"{LATE}:{self.random.randrange(20, 60)}:stop")
+        await self._bear_and_hold(config, f"{LATE}:{self.random.randrange(20, 60)}:stop", FROZEN_SECONDS)
+
+    async def _bear_and_hold(self, config: Path, failpoint: str, seconds: float) -> None:
+        worker = await self._bear(config, failpoint)
         assert worker.process is not None
         deadline = time.monotonic() + 20.0
         while not _is_stopped(worker.process.pid) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        await self._hold(worker, FROZEN_SECONDS)
+        await self._hold(worker, seconds)
         if len(self.alive) > self.workers + 1:
             await self._stop(config)
 

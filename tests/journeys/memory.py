@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from agents import deliver, intake, know, plan, remember, topics
+from agents import deliver, intake, know, plan, redrive, remember, topics
 from agents.catalogue import Catalogue
+from agents.letters import Letter
 from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
@@ -65,13 +66,19 @@ class Pipeline:
 
     def event(self, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> list[Send]:
         """Takes an event in, follows it to its end, and returns everything that was sent on the way."""
-        origin = self._place(topics.EVENTS)
-        self.topics[topics.EVENTS].append(Send(topics.EVENTS, b"", value))
-        try:
-            first = intake.take_in(value, headers, origin, self.catalogue)
-        except Unreadable as error:
-            first = [intake.dead(value, b"", error, origin, topics.DEAD_EVENTS)]
-        return list(self._follow(first))
+        return list(self._follow([Send(topics.EVENTS, b"", value, headers=list(headers))]))[1:]
+
+    def letter(self, topic: str, offset: int = -1) -> Letter:
+        """A dead letter, the last one unless told otherwise."""
+        offset %= len(self.topics[topic])
+        send = self.topics[topic][offset]
+        return Letter(topic, topic, 0, offset, self.now, send.key, send.value, send.headers or [])
+
+    def redrive(self, letter: Letter) -> list[Send]:
+        """Puts a dead letter back, follows it to its end, and returns everything that was sent on the way."""
+        record = redrive.back(letter, {letter.told("source-topic"): 1})
+        first = Send(record.topic, record.key or b"", record.value, headers=record.headers)
+        return list(self._follow([first]))[1:]
 
     def _follow(self, sends: Iterable[Send]) -> Iterator[Send]:
         for send in sends:
@@ -80,6 +87,8 @@ class Pipeline:
             yield send
             if send.topic.startswith(topics.NOTIFICATIONS):
                 yield from self._follow(self._plan(send, origin))
+            elif send.topic.startswith(topics.EVENTS):
+                yield from self._follow(self._take_in(send, origin))
             elif send.topic == topics.CONTENTS:
                 remember.remember_contents(send.value, self.status)
             elif send.topic == topics.DELIVERY_STATUS:
@@ -87,13 +96,20 @@ class Pipeline:
             elif "-notifications" in send.topic:
                 yield from self._follow(self._deliver(send, origin))
 
+    def _take_in(self, send: Send, origin: Origin) -> Sequence[Send]:
+        headers = send.headers or []
+        try:
+            return intake.take_in(send.value, headers, origin, self.catalogue)
+        except Unreadable as error:
+            return [intake.dead(send.value, send.key, error, origin, topics.DEAD_EVENTS, headers)]
+
     def _plan(self, send: Send, origin: Origin) -> Sequence[Send]:
         self.unit += 1
         notification = plan.read(send.value)
         return plan.plan(notification, origin, self.core, self.unit, self.unit - 1, self.catalogue)
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
-        parcel, provider = deliver.read(send.value, origin), self.provider
+        parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider
         wait: float | None = 0.0
         while wait is not None:
             admitted = deliver.admit(

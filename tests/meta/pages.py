@@ -230,7 +230,10 @@ TOPICS = """# Topics
 `kafka.topic_prefix`. Partitions are the defaults: `kafka.partitions` sets them, a role at a time, before the
 topics exist. All stamp LogAppendTime. A topic on `-express` takes what is critical or of high priority and
 goes before its plain one. Dead-letter topics hold the original bytes; the headers `reason`, `error`,
-`source-topic`, `source-partition`, `source-offset`, `failed-at` and `attempts` say what befell them.
+`source-topic`, `source-partition`, `source-offset`, `failed-at` and `attempts` say what befell them, and
+`original-…` what headers they came with. `carillon dlq redrive` puts them back where they came from, with the
+headers `redrive` (the letter's place), `source-topic`, `source-partition`, `source-offset` and `source-time`,
+by which a record without a key of its own is still the same one.
 
 `carillon topics --schemas` prints the JSON Schema of what travels.
 """

@@ -73,7 +73,8 @@ def spelt(words: tuple[str, ...]) -> str:
 
 def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
-        "broker start", "broker stop", "config show", "demo", "run", "send", "topics",
+        "broker start", "broker stop", "config show", "demo", "dlq list", "dlq purge", "dlq redrive",
+        "dlq show", "run", "send", "topics",
     }  # fmt: skip
 
 
@@ -110,6 +111,13 @@ def test_the_version_is_the_packages() -> None:
         ("demo", "--events", "1"),
         ("broker", "start", "--brokers", "2"),
         ("run", "core"),
+        ("dlq", "list", "--limit", "0"),
+        ("dlq", "show", "dlq-sms", "0"),
+        ("dlq", "show", "dlq-sms", "0", "some"),
+        ("dlq", "redrive"),
+        ("dlq", "redrive", "dlq-sms", "0", "0", "--reason", "refused"),
+        ("dlq", "purge", "--before", "some day"),
+        ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
         *((*words, "--no-such-option") for words in COMMANDS),
     ],
     ids=spelt,
@@ -129,6 +137,27 @@ def test_a_group_alone_shows_its_commands_and_ends_with_2(words: tuple[str, ...]
     assert "Commands:" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dlq", "list", "--topic", "events"),
+        ("dlq", "list", "--topic", "dlq-nothing"),
+        ("dlq", "show", "events", "0", "0"),
+        ("dlq", "redrive", "dlq-sms", "0"),
+        ("dlq", "redrive", "dlq-sms", "0", "-1"),
+        ("dlq", "redrive", "events", "0", "0"),
+        ("dlq", "redrive", "--topic", "events"),
+        ("dlq", "purge", "events", "--yes"),
+    ],
+    ids=spelt,
+)
+def test_a_place_that_is_none_of_dead_letters_is_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", NOBODY)
+    assert run(*words).exit_code == 2
+
+
 # -- what fails
 
 
@@ -137,7 +166,14 @@ CONFIGURED = [words for words in LEAVES if any(p.name == "config" for p in COMMA
 
 def arguments(words: tuple[str, ...]) -> tuple[str, ...]:
     """A command with what it must be given."""
-    return (*words, "-") if words == ("send",) else words
+    given = {
+        ("send",): ("-",), ("dlq", "show"): ("dlq-sms", "0", "0"), ("dlq", "redrive"): ("dlq-sms", "0", "0"),
+    }  # fmt: skip
+    return (*words, *given.get(words, ()))
+
+
+ASKING = [("topics",), ("send",), *(words for words in LEAVES if words[0] == "dlq")]
+"""What asks a broker and ends."""
 
 
 def failed(result: Result, *names: str) -> None:
@@ -175,14 +211,14 @@ def test_a_directory_is_no_file_of_events(tmp_path: Path) -> None:
     failed(run("send", str(tmp_path)), f"{tmp_path}: Is a directory")
 
 
-@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+@pytest.mark.parametrize("words", ASKING, ids=spelt)
 def test_a_missing_broker_is_told_with_the_way_to_one(words: tuple[str, ...]) -> None:
     failed(
         run(*arguments(words)), "kafka.bootstrap_servers", "KAFKA_BOOTSTRAP_SERVERS", "carillon broker start"
     )
 
 
-@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+@pytest.mark.parametrize("words", ASKING, ids=spelt)
 def test_a_broker_that_is_away_is_told_in_one_line(words: tuple[str, ...]) -> None:
     done = run_apart(*arguments(words), KAFKA_BOOTSTRAP_SERVERS=NOBODY)
     assert done.returncode == 1

@@ -40,6 +40,19 @@ def test_the_letter_is_the_record_and_goes_where_its_key_goes() -> None:
     assert dead(None, None, Unreadable("no value"), ORIGIN, "dlq-events").key == b""
 
 
+def test_the_records_own_headers_go_along_under_a_name_of_their_own() -> None:
+    own = [("ce_type", b"t"), ("reason", b"mine"), ("empty", None)]
+    letter = dead(b"x", b"k", Unreadable("no"), ORIGIN, "dlq-events", own)  # type: ignore[arg-type]
+    assert (letter.headers or [])[-3:] == [
+        ("original-ce_type", b"t"), ("original-reason", b"mine"), ("original-empty", b""),
+    ]  # fmt: skip
+    assert dict(letter.headers or [])["reason"] == b"unreadable"
+
+
+def test_no_value_stays_no_value() -> None:
+    assert dead(None, b"k", Unreadable("no value"), ORIGIN, "dlq-events").value is None
+
+
 def test_what_was_raised_is_named() -> None:
     letter = dead(b"x", b"k", KeyError("oh\nno"), ORIGIN, "dlq-notifications")
     headers = dict(letter.headers or [])

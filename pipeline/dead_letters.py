@@ -1,0 +1,304 @@
+"""Dead letters on Kafka: reading them without a group, putting them back, deleting them."""
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
+
+from agents import letters, redrive
+from agents.letters import Letter
+from agents.redrive import NotRedrivable, Redriven
+from pipeline.settings import Settings
+from pipeline.topics import DEAD_LETTER_BYTES, all_topics, client_options
+
+STALLED_SECONDS = 20.0
+"""A read that hears nothing for so long, though there is more to hear, is given up."""
+POLL_MS = 200
+TOGETHER = 500
+TOGETHER_BYTES = 16 << 20
+"""What is on its way back to the broker at a time."""
+_NOT_READ = ("dlq-", "carillon-")
+
+
+class DeadLetterError(Exception):
+    """What was asked for cannot be done; the message says why, in one line."""
+
+
+class Redrive(NamedTuple):
+    """What became of a letter: `to` where it went (or would go), else `why` it did not."""
+
+    letter: str
+    to: str | None
+    why: str | None = None
+
+
+class Purge(NamedTuple):
+    """The records of a partition from `first` up to `before`, which go."""
+
+    topic: str
+    partition: int
+    first: int
+    before: int
+
+
+def names(settings: Settings, topic: str | None = None) -> list[str]:
+    """The broker's names of the topics of dead letters, or of the one that is meant, with prefix or without.
+
+    Raises KeyError for what is none.
+    """
+    prefix = settings.kafka.topic_prefix
+    if topic is None:
+        return [prefix + plain for plain in letters.DEAD]
+    plain = topic if topic in letters.DEAD else topic.removeprefix(prefix)
+    if plain not in letters.DEAD:
+        raise KeyError(topic)
+    return [prefix + plain]
+
+
+def sources(settings: Settings) -> dict[str, int]:
+    """The topics that a letter can go back to, with their partitions."""
+    return {
+        settings.kafka.topic_prefix + topic.name: topic.partitions
+        for topic in all_topics(settings)
+        if not topic.name.startswith(_NOT_READ)
+    }
+
+
+# -- reading
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[Any]:
+    consumer = AIOKafkaConsumer(
+        **client_options(settings), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest",
+        fetch_max_wait_ms=100, max_partition_fetch_bytes=DEAD_LETTER_BYTES,
+    )  # fmt: skip
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _parts(settings: Settings, wanted: Iterable[str]) -> list[TopicPartition]:
+    """The partitions of those topics that there are."""
+    async with _admin(settings) as admin:
+        known = set(await admin.list_topics())
+        found = [topic for topic in wanted if topic in known]
+        described = await admin.describe_topics(found) if found else []
+    return sorted(
+        TopicPartition(topic["topic"], one["partition"]) for topic in described for one in topic["partitions"]
+    )
+
+
+async def read(
+    settings: Settings, wanted: Sequence[str], *, newest: int | None = None
+) -> AsyncIterator[Letter]:
+    """Every letter of these topics up to their ends as they are now; each partition's in order.
+
+    `newest`: no more of each partition than its last so many. Raises TimeoutError where the broker falls
+    silent.
+    """
+    prefix = settings.kafka.topic_prefix
+    parts = await _parts(settings, wanted)
+    if not parts:
+        return
+    async with _consumer(settings) as consumer:
+        consumer.assign(parts)
+        ends = await consumer.end_offsets(parts)
+        firsts = await consumer.beginning_offsets(parts)
+        open_ones = {part for part in parts if firsts[part] < ends[part]}
+        for part in parts:
+            if part not in open_ones:
+                consumer.pause(part)
+            else:
+                first = firsts[part] if newest is None else max(firsts[part], ends[part] - newest)
+                consumer.seek(part, first)
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while open_ones:
+            fetched = await consumer.getmany(*open_ones, timeout_ms=POLL_MS)
+            for part, records in fetched.items():
+                for record in records:
+                    if record.offset < ends[part]:
+                        yield _letter(record, prefix)
+            before = len(open_ones)
+            for part in list(open_ones):
+                if await consumer.position(part) >= ends[part]:
+                    open_ones.discard(part)
+                    consumer.pause(part)
+            if fetched or len(open_ones) < before:
+                heard = loop.time()
+            elif loop.time() - heard > STALLED_SECONDS:
+                raise TimeoutError(f"the broker did not send the rest of {next(iter(open_ones)).topic}")
+
+
+def _letter(record: Any, prefix: str) -> Letter:
+    return Letter(
+        record.topic, record.topic.removeprefix(prefix), record.partition, record.offset, record.timestamp,
+        record.key, record.value, tuple(record.headers),
+    )  # fmt: skip
+
+
+async def newest(
+    settings: Settings, wanted: Sequence[str], reason: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Summaries of the newest letters, the newest first, `limit` of them; with a reason, of those that
+    give it."""
+    kept: list[tuple[tuple[int, str, int, int], dict[str, Any]]] = []
+    async for letter in read(settings, wanted, newest=limit if reason is None else None):
+        if reason is not None and letter.told("reason") != reason:
+            continue
+        place = letter.at, letter.topic, letter.partition, letter.offset
+        if len(kept) < limit:
+            heapq.heappush(kept, (place, letters.summary(letter)))
+        elif place > kept[0][0]:
+            heapq.heapreplace(kept, (place, letters.summary(letter)))
+    return [told for _, told in sorted(kept, key=lambda one: one[0], reverse=True)]
+
+
+async def find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
+    """The letter at a place. Raises DeadLetterError where there is none."""
+    part = TopicPartition(topic, partition)
+    if part not in await _parts(settings, [topic]):
+        raise DeadLetterError(f"{topic} has no partition {partition}")
+    async with _consumer(settings) as consumer:
+        consumer.assign([part])
+        ends, firsts = await consumer.end_offsets([part]), await consumer.beginning_offsets([part])
+        if firsts[part] <= offset < ends[part]:
+            consumer.seek(part, offset)
+            async with asyncio.timeout(STALLED_SECONDS):
+                record = await consumer.getone(part)
+            if record.offset == offset:
+                return _letter(record, settings.kafka.topic_prefix)
+        held = f"it holds {firsts[part]} to {ends[part] - 1}" if firsts[part] < ends[part] else "it is empty"
+        raise DeadLetterError(f"{topic}-{partition}-{offset}: no such record; {held}")
+
+
+# -- putting back
+
+
+async def put_back(
+    settings: Settings, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None]
+) -> None:
+    """Puts letters back on the topics that they came from; says of each what became of it."""
+    known = sources(settings)
+    async with _producer(settings, dry_run=dry_run) as producer:
+        waiting: list[tuple[Letter, Any]] = []
+        size = 0
+        async for letter in found:
+            try:
+                record = redrive.back(letter, known)
+            except NotRedrivable as error:
+                tell(Redrive(letter.name, None, str(error)))
+                continue
+            if producer is None:
+                tell(Redrive(letter.name, _to(record)))
+                continue
+            waiting.append((letter, await _send(producer, record)))
+            size += len(record.value or b"")
+            if len(waiting) >= TOGETHER or size >= TOGETHER_BYTES:
+                await _landed(waiting, tell)
+                size = 0
+        await _landed(waiting, tell)
+
+
+@asynccontextmanager
+async def _producer(settings: Settings, *, dry_run: bool) -> AsyncIterator[Any]:
+    if dry_run:
+        yield None
+        return
+    producer = AIOKafkaProducer(
+        **client_options(settings), acks="all", enable_idempotence=True, max_request_size=DEAD_LETTER_BYTES
+    )
+    try:
+        await producer.start()
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def _send(producer: Any, record: Redriven) -> Any:
+    """A future of the sending; what fails at once is one that has failed."""
+    try:
+        return await producer.send(
+            record.topic, record.value, key=record.key, partition=record.partition, headers=record.headers
+        )
+    except KafkaError as error:
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+
+
+async def _landed(waiting: list[tuple[Letter, Any]], tell: Callable[[Redrive], None]) -> None:
+    results = await asyncio.gather(*(future for _, future in waiting), return_exceptions=True)
+    for (letter, _), result in zip(waiting, results, strict=True):
+        if isinstance(result, KafkaError):
+            tell(Redrive(letter.name, None, f"{type(result).__name__}: {result}"))
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            tell(Redrive(letter.name, f"{result.topic}-{result.partition}-{result.offset}"))
+    waiting.clear()
+
+
+def _to(record: Redriven) -> str:
+    return record.topic if record.partition is None else f"{record.topic}-{record.partition}"
+
+
+async def chosen(settings: Settings, wanted: Sequence[str], reason: str | None) -> AsyncIterator[Letter]:
+    """The letters of these topics, with a reason those that give it."""
+    async for letter in read(settings, wanted):
+        if reason is None or letter.told("reason") == reason:
+            yield letter
+
+
+async def one(letter: Letter) -> AsyncIterator[Letter]:
+    """A single letter, where several could stand."""
+    yield letter
+
+
+# -- deleting
+
+
+async def purges(settings: Settings, wanted: Sequence[str], before: int | None) -> list[Purge]:
+    """What there is to delete: everything up to now, or what is older than `before` (broker's time in ms)."""
+    parts = await _parts(settings, wanted)
+    if not parts:
+        return []
+    async with _consumer(settings) as consumer:
+        ends, firsts = await consumer.end_offsets(parts), await consumer.beginning_offsets(parts)
+        upto: Mapping[Any, int] = ends
+        if before is not None:
+            times = await consumer.offsets_for_times(dict.fromkeys(parts, before))
+            upto = {
+                part: min(ends[part], found.offset) if (found := times.get(part)) else ends[part]
+                for part in parts
+            }
+        return [
+            Purge(part.topic, part.partition, firsts[part], upto[part])
+            for part in parts
+            if firsts[part] < upto[part]
+        ]
+
+
+async def purge(settings: Settings, found: Sequence[Purge]) -> None:
+    """Deletes them for good."""
+    upto = {TopicPartition(one.topic, one.partition): RecordsToDelete(one.before) for one in found}
+    async with _admin(settings) as admin:
+        await admin.delete_records(upto)
