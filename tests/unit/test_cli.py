@@ -24,7 +24,7 @@ NOBODY = "127.0.0.1:1"
 """No broker answers there."""
 CARRIED = [
     topics.EVENTS, topics.NOTIFICATIONS, topics.DELIVERY_STATUS, topics.CONTENTS, topics.USERS,
-    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, *topics.MESSAGES.values(),
+    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, topics.CONTROL, *topics.MESSAGES.values(),
 ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def spelt(words: tuple[str, ...]) -> str:
 
 def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
-        "broker start", "broker stop", "config show", "demo", "run", "send", "topics",
+        "broker start", "broker stop", "config show", "demo", "replay", "run", "send", "topics",
     }  # fmt: skip
 
 
