@@ -111,7 +111,7 @@ class Plan(NamedTuple):
 async def resolve(settings: Settings, wanted: Wanted) -> Plan:
     """Turns what is wanted into offsets, one a partition. Raises Misused."""
     name, parts = group(settings, wanted.role), list(wanted.parts)
-    async with _reading(settings, parts) as consumer:
+    async with reading(settings, parts) as consumer:
         first, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
         if wanted.to == "earliest":
             to = first
@@ -148,7 +148,7 @@ async def ask(settings: Settings, plan: Plan) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _reading(settings: Settings, parts: Sequence[TopicPartition]) -> AsyncIterator[Any]:
+async def reading(settings: Settings, parts: Sequence[TopicPartition]) -> AsyncIterator[Any]:
     """A consumer without a group over partitions, at their beginnings."""
     consumer = AIOKafkaConsumer(
         **client_options(settings), group_id=None, auto_offset_reset="earliest", enable_auto_commit=False,
