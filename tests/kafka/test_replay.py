@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from click.testing import CliRunner
 from faust.types import TP
 
 from agents import topics
+from pipeline.broker import run_tool
+from pipeline.catalogue import publish
 from pipeline.cli import main
 from pipeline.engine import Rewind, Rewinds, UnitApp, internals
+from pipeline.engine.rewinds import NEVER
 from pipeline.providers import outbox
+from pipeline.replay import of_group, resolve
 from pipeline.run import Runner
 from pipeline.settings import Settings, given
-from pipeline.topics import all_topics, client_options
+from pipeline.topics import all_topics, client_options, group
 from schemas.ids import user_hash
 from tests.kafka.engine_app import (
     Claims,
@@ -326,8 +331,8 @@ class World:
 
     async def ends(self, role: str) -> bool:
         """Whether a group has committed the end of all that it reads."""
-        found = await self.told("--group", role, "--to", "latest", dry=True)
-        return all((p["committed"] or 0) == p["end"] for p in found["partitions"])
+        plan = await resolve(self.settings, of_group(self.settings, role, "latest"))
+        return all((span.committed or 0) == span.end for span in plan.spans)
 
     async def settled(self) -> None:
         """Returns when nothing is under way any more."""
@@ -396,3 +401,107 @@ def has_obeyed(app: UnitApp, requests: int = 1) -> bool:
 async def _at_the_end(world: World, role: str) -> bool:
     await becomes(lambda: world.ends(role), f"{role} at the end")
     return True
+
+
+async def test_what_failed_for_a_broken_template_goes_out_once_when_it_is_mended_and_replayed(
+    kafka: str, tmp_path: Path
+) -> None:
+    world = World(kafka, tmp_path)
+    async with world.running() as runner:
+        await world.people()
+        await world.settled()
+        begin = datetime.now(UTC)
+        await world.events("t.ordered", 0, 12)
+        await world.events("t.shipped", 0, 6)
+        await world.settled()
+        before = world.sent()
+        assert not any(text.startswith("Shipped") for text in before)
+        foreseen = await world.told("--group", "core", "--to", begin.isoformat(), dry=True)
+        assert (foreseen["nothing"], foreseen["afresh"], foreseen["new"]) == (12, 6, 0)
+        (reason,) = foreseen["afresh_because"]
+        assert reason.startswith("template_failed: ")
+        world.write("templates/shipped.yaml", MENDED)
+        assert await publish(world.settings, runner.catalogue) == ["shipped"]
+        await eventually(lambda: runner.catalogue.current("shipped") == 2, "the mended template")
+        core = runner.apps["core"]
+        for requests, to in enumerate((begin.isoformat(), "earliest", begin.isoformat()), 1):
+            heard = core.rewinds.heard
+            await world.told("--group", "core", "--to", to)
+            await eventually(lambda heard=heard: core.rewinds.heard > heard)  # type: ignore[misc]
+            await eventually(lambda: has_obeyed(core), f"{requests} obeyed")
+            await world.settled()
+        assert world.sent() == sorted([*before, *(f"Shipped {n}" for n in range(6))])
+        foreseen = await world.told("--group", "core", "--to", "earliest", dry=True)
+        assert (foreseen["nothing"], foreseen["afresh"], foreseen["new"]) == (18, 0, 0)
+
+
+async def test_kafkas_own_reset_of_stopped_roles_sends_nothing_either(kafka: str, tmp_path: Path) -> None:
+    world = World(kafka, tmp_path)
+    async with world.running() as runner:
+        await world.people()
+        await world.settled()
+        await world.events("t.ordered", 0, 30)
+        await world.events("t.ordered", 0, 6)
+        await world.settled()
+        sent, before = world.sent(), {role: rows(runner, role) for role in runner.names}
+        assert sent
+    for role in runner.names:
+        options = ["--reset-offsets", "--to-earliest", "--all-topics", "--execute"]
+        name = group(world.settings, role)
+        said = await asyncio.to_thread(run_tool, "kafka-consumer-groups", [*options, "--group", name], kafka)
+        assert world.prefix in said
+        assert not await world.ends(role)
+    async with world.running() as runner:
+        await world.settled()
+        for role in runner.names:
+            await becomes(lambda role=role: world.ends(role), f"{role} at the end")  # type: ignore[misc]
+        assert world.sent() == sent
+        assert {role: rows(runner, role) for role in runner.names} == before
+
+
+async def test_a_dry_run_foresees_what_comes_and_changes_nothing(kafka: str, tmp_path: Path) -> None:
+    world = World(kafka, tmp_path)
+    async with world.running():
+        await world.people()
+        await world.settled()
+        await world.events("t.ordered", 0, 12)
+        await world.settled()
+    sent = world.sent()
+    await world.events("t.ordered", 12, 17)
+    await world.events("t.unwanted", 0, 2)
+    await world.send(topics.EVENTS, [("u1", {"neither": "event nor request"})])
+    for to in ("latest", "earliest"):
+        everything = to == "earliest"
+        foreseen = await world.told("--group", "core", "--to", to, dry=True)
+        assert foreseen["nothing"] == (12 if everything else 0)
+        assert foreseen["new_of"] == ({"ordered": 5} if everything else {})
+        assert foreseen["ignored"] == (2 if everything else 0)
+        assert foreseen["unreadable"] == everything
+        assert foreseen["left_out"] == (0 if everything else 8)
+    foreseen = await world.told("--group", "email", "--to", "earliest", dry=True)
+    assert (foreseen["looked_at"], foreseen["nothing"]) == (12, 12)
+    foreseen = await world.told("--group", "status", "--to", "earliest", dry=True)
+    assert foreseen["looked_at"] == 0
+    async with world.running():
+        await world.settled()
+        assert len(world.sent()) > len(sent)
+        foreseen = await world.told("--group", "core", "--to", "earliest", dry=True)
+        assert (foreseen["nothing"], foreseen["new"]) == (17, 0)
+
+
+async def test_one_partition_of_a_gate_is_rewound_when_it_is_asked_for(kafka: str, tmp_path: Path) -> None:
+    world = World(kafka, tmp_path)
+    async with world.running() as runner:
+        await world.people()
+        await world.settled()
+        core = runner.apps["core"]
+        before = rows(runner, "core")
+        asked = await world.told("--topic", topics.USERS, "--partition", "1", "--to", "0")
+        assert [(p["topic"], p["partition"], p["to"]) for p in asked["partitions"]] == [
+            (world.prefix + topics.USERS, 1, 0)
+        ]
+        await eventually(lambda: core.rewinds.heard == 1 and has_obeyed(core), "obeyed")
+        await world.settled()
+        assert rows(runner, "core") == before
+        assert core.consumer.tasks[1].obeyed[TP(world.prefix + topics.USERS, 1)] != NEVER
+        assert set(core.consumer.tasks[0].obeyed.values()) == {NEVER}
