@@ -67,9 +67,10 @@ class ControlReader:
     def _take(self, fetched: dict[Any, list[Any]]) -> None:
         for records in fetched.values():
             for record in records:
-                self._hear(record)
+                self.hear(record)
 
-    def _hear(self, record: Any) -> None:
+    def hear(self, record: Any) -> None:
+        """Takes one record over; a broken one is refused."""
         try:
             replay = Replay.from_json(record.value)
         except RecordUnreadable as error:

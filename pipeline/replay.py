@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from agents import topics
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 from pipeline.topics import CHANGELOG_BYTES, client_options, group, partitions
 from schemas.control import Place, Replay
 from schemas.kinds import Channel
@@ -35,9 +35,15 @@ class Span(NamedTuple):
     """One partition's part of a replay; `committed` is None where the group has not begun there."""
 
     part: TopicPartition
+    first: int
     committed: int | None
     to: int
     end: int
+
+    @property
+    def now(self) -> int:
+        """Where the group would go on if nothing were asked of it."""
+        return max(self.committed or 0, self.first)
 
 
 class Wanted(NamedTuple):
@@ -100,12 +106,12 @@ class Plan(NamedTuple):
     @property
     def again(self) -> int:
         """How many offsets that the group is through with it would read once more."""
-        return sum(max(0, (span.committed or 0) - span.to) for span in self.spans)
+        return sum(max(0, span.now - span.to) for span in self.spans)
 
     @property
     def left_out(self) -> int:
         """How many offsets that the group has not come to it would pass over."""
-        return sum(max(0, span.to - (span.committed or 0)) for span in self.spans if span.to)
+        return sum(max(0, span.to - span.now) for span in self.spans)
 
 
 async def resolve(settings: Settings, wanted: Wanted) -> Plan:
@@ -128,7 +134,7 @@ async def resolve(settings: Settings, wanted: Wanted) -> Plan:
             found = await consumer.offsets_for_times(dict.fromkeys(parts, moment(wanted.to)))
             to = {part: found[part].offset if found.get(part) else ends[part] for part in parts}
     committed = await _committed(settings, name)
-    return Plan(name, wanted.role, [Span(part, committed.get(part), to[part], ends[part]) for part in parts])
+    return Plan(name, wanted.role, [Span(p, first[p], committed.get(p), to[p], ends[p]) for p in parts])
 
 
 async def ask(settings: Settings, plan: Plan) -> str:
@@ -138,8 +144,8 @@ async def ask(settings: Settings, plan: Plan) -> str:
     )
     replay = Replay(id=uuid.uuid4().hex, group=plan.group, places=places)
     producer = AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True)
-    await producer.start()
     try:
+        await producer.start()
         topic = settings.kafka.topic_prefix + topics.CONTROL
         await producer.send_and_wait(topic, replay.to_json(), key=plan.group.encode(), partition=0)
     finally:
@@ -149,13 +155,16 @@ async def ask(settings: Settings, plan: Plan) -> str:
 
 @contextlib.asynccontextmanager
 async def reading(settings: Settings, parts: Sequence[TopicPartition]) -> AsyncIterator[Any]:
-    """A consumer without a group over partitions, at their beginnings."""
+    """A consumer without a group over partitions. Raises SettingsError where there is no such topic."""
     consumer = AIOKafkaConsumer(
         **client_options(settings), group_id=None, auto_offset_reset="earliest", enable_auto_commit=False,
         fetch_max_wait_ms=50, max_partition_fetch_bytes=CHANGELOG_BYTES,
     )  # fmt: skip
-    await consumer.start()
     try:
+        await consumer.start()
+        known = await consumer.topics()
+        if missing := sorted({part.topic for part in parts} - known):
+            raise SettingsError(f"there is no topic {missing[0]}; `carillon topics` creates it")
         consumer.assign(parts)
         yield consumer
     finally:
@@ -164,8 +173,8 @@ async def reading(settings: Settings, parts: Sequence[TopicPartition]) -> AsyncI
 
 async def _committed(settings: Settings, name: str) -> dict[TopicPartition, int]:
     admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
     try:
+        await admin.start()
         found = await admin.list_consumer_group_offsets(name)
     finally:
         await admin.close()
@@ -202,16 +211,19 @@ def figures(plan: Plan) -> dict[str, Any]:
         "again": plan.again,
         "left_out": plan.left_out,
         "partitions": [
-            {"topic": part.topic, "partition": part.partition, "committed": committed, "to": to, "end": end}
-            for part, committed, to, end in plan.spans
+            {
+                "topic": span.part.topic, "partition": span.part.partition, "committed": span.committed,
+                "to": span.to, "end": span.end,
+            }
+            for span in plan.spans
         ],
-    }
+    }  # fmt: skip
 
 
 def places(plan: Plan) -> list[str]:
     """The partitions that a replay would move, for people."""
     return [
-        f"  {part.topic}-{part.partition}: from {'its beginning' if committed is None else committed} to {to}"
-        for part, committed, to, _ in plan.spans
-        if to != (committed or 0)
+        f"  {span.part.topic}-{span.part.partition}: from {span.now} to {span.to} of {span.end}"
+        for span in plan.spans
+        if span.to != span.now
     ]

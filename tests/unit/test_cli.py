@@ -24,7 +24,8 @@ NOBODY = "127.0.0.1:1"
 """No broker answers there."""
 CARRIED = [
     topics.EVENTS, topics.NOTIFICATIONS, topics.DELIVERY_STATUS, topics.CONTENTS, topics.USERS,
-    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, topics.CONTROL, *topics.MESSAGES.values(),
+    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, topics.CONTROL,
+    *topics.MESSAGES.values(),
 ]  # fmt: skip
 
 
@@ -110,6 +111,19 @@ def test_the_version_is_the_packages() -> None:
         ("demo", "--events", "1"),
         ("broker", "start", "--brokers", "2"),
         ("run", "core"),
+        ("replay", "--to", "earliest"),
+        ("replay", "--group", "core"),
+        ("replay", "--group", "nobody", "--to", "earliest"),
+        ("replay", "--group", "core", "--topic", "events", "--partition", "0", "--to", "0"),
+        ("replay", "--group", "core", "--partition", "0", "--to", "earliest"),
+        ("replay", "--group", "core", "--to", "5"),
+        ("replay", "--group", "core", "--to", "yesterday"),
+        ("replay", "--group", "core", "--to", "2026-01-31T12:00:00"),
+        ("replay", "--group", "core", "--to", "1969-12-31T23:59:59Z"),
+        ("replay", "--topic", "events", "--to", "0"),
+        ("replay", "--topic", "dlq-events", "--partition", "0", "--to", "0"),
+        ("replay", "--topic", "events", "--partition", "12", "--to", "0"),
+        ("replay", "--topic", "events", "--partition", "-1", "--to", "0"),
         *((*words, "--no-such-option") for words in COMMANDS),
     ],
     ids=spelt,
@@ -137,7 +151,11 @@ CONFIGURED = [words for words in LEAVES if any(p.name == "config" for p in COMMA
 
 def arguments(words: tuple[str, ...]) -> tuple[str, ...]:
     """A command with what it must be given."""
-    return (*words, "-") if words == ("send",) else words
+    needed: dict[tuple[str, ...], tuple[str, ...]] = {
+        ("send",): ("-",),
+        ("replay",): ("--group", "core", "--to", "earliest"),
+    }
+    return (*words, *needed.get(words, ()))
 
 
 def failed(result: Result, *names: str) -> None:
@@ -175,14 +193,14 @@ def test_a_directory_is_no_file_of_events(tmp_path: Path) -> None:
     failed(run("send", str(tmp_path)), f"{tmp_path}: Is a directory")
 
 
-@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+@pytest.mark.parametrize("words", [("topics",), ("send",), ("replay",)], ids=spelt)
 def test_a_missing_broker_is_told_with_the_way_to_one(words: tuple[str, ...]) -> None:
     failed(
         run(*arguments(words)), "kafka.bootstrap_servers", "KAFKA_BOOTSTRAP_SERVERS", "carillon broker start"
     )
 
 
-@pytest.mark.parametrize("words", [("topics",), ("send",)], ids=spelt)
+@pytest.mark.parametrize("words", [("topics",), ("send",), ("replay",)], ids=spelt)
 def test_a_broker_that_is_away_is_told_in_one_line(words: tuple[str, ...]) -> None:
     done = run_apart(*arguments(words), KAFKA_BOOTSTRAP_SERVERS=NOBODY)
     assert done.returncode == 1
