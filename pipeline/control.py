@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from agents import topics
@@ -62,7 +63,11 @@ class ControlReader:
 
     async def _follow(self) -> None:
         while True:
-            self._take(await self._consumer.getmany(timeout_ms=500))
+            try:
+                self._take(await self._consumer.getmany(timeout_ms=500))
+            except KafkaError as error:
+                log.error("control could not be read: %s", error)
+                await asyncio.sleep(1.0)
 
     def _take(self, fetched: dict[Any, list[Any]]) -> None:
         for records in fetched.values():

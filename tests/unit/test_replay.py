@@ -1,8 +1,10 @@
 """Replay: what is asked for becomes places; what would come of them is foreseen as the stages decide it."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +14,9 @@ from agents.replay import NEW, NOTHING, Prospect, foresee, foresee_call
 from pipeline.app import Roles
 from pipeline.control import ControlReader
 from pipeline.engine.rewinds import NEVER, Rewind, Rewinds
-from pipeline.foresight import Calls, Claims, Range
+from pipeline.foresight import Calls, Claims, Forecast, Range
 from pipeline.metrics import Metrics
-from pipeline.replay import GATES, READS, Misused, moment, of_group, of_partition
+from pipeline.replay import GATES, READS, Asked, Misused, Plan, Span, moment, of_group, of_partition
 from pipeline.settings import Settings
 from pipeline.settings import given as settings_given
 from pipeline.topics import group
@@ -195,3 +197,42 @@ def test_what_is_looked_up_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in (b"a", b"b", b"a", b"c", b"d"):
         seen.want(key, "word")
     assert (set(seen.wanted), seen.too_many) == ({b"a", b"b"}, 2)
+
+
+# -- what is told
+
+
+def a_plan(role: str) -> Plan:
+    part = TopicPartition("p.events", 3)
+    return Plan(f"p.carillon-{role}", role, [Span(part, 5, 20, 8, 30), Span(part, 0, None, 4, 4)])
+
+
+def test_a_replay_is_told_with_what_it_reads_again_and_what_it_passes_over() -> None:
+    asked = Asked(a_plan("core"), "r-1")
+    assert (asked.plan.again, asked.plan.left_out) == (12, 4)
+    assert "12 offsets once more, 4 passed over (request r-1)" in asked.text
+    assert "p.events-3: from 20 to 8 of 30" in asked.text
+    assert asked.figures["partitions"][1] == {
+        "topic": "p.events", "partition": 3, "committed": None, "to": 4, "end": 4,
+    }  # fmt: skip
+
+
+def test_a_group_is_where_its_partition_begins_if_what_it_committed_is_gone() -> None:
+    span = Span(TopicPartition("p.events", 0), 50, 20, 50, 60)
+    plan = Plan("g", "core", [span])
+    assert (span.now, plan.again, plan.left_out) == (50, 0, 0)
+
+
+def test_a_forecast_tells_what_would_be_sent_and_why() -> None:
+    seen = Range()
+    seen.ignored, seen.unreadable, seen.too_many = 1, 2, 3
+    counted = Counter({Prospect.NOTHING: 40, Prospect.AFRESH: 6, Prospect.NEW: 5, Prospect.DOUBTFUL: 4})
+    reasons, fresh = Counter({"template_failed: x": 6}), Counter({"ordered": 5})
+    lines = Forecast(a_plan("core"), seen, counted, reasons, fresh).text.splitlines()
+    assert "nothing was asked of it" in lines[0]
+    for told in ("40 decided already: nothing", "6 failed, and would be decided afresh", "6 template_failed",
+                 "5 never decided", "5 ordered", "4 in doubt", "1 events that no workflow wants",
+                 "2 unreadable", "3 more than"):  # fmt: skip
+        assert sum(told in line for line in lines) == 1, told
+    nothing = Forecast(a_plan("status"), Range(), Counter(), Counter(), Counter())
+    assert "It sends nothing" in nothing.text
