@@ -51,7 +51,7 @@ def plan(
         return emit(notification, claim, catalogue) if claim.number > mark else ()
     if claim.position == notification.position:
         return ()  # the same event came down again: a replay, or a redelivery of intake
-    router = Router(notification, origin.at)
+    router = Router(notification, notification.event_at)  # not this record's time: a replay makes it anew
     return (router.status(State.DUPLICATE, reason=Reason.ALREADY_PLANNED, detail=notification.position),)
 
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from agents import intake, know, plan, redrive, remember, topics
 from agents.catalogue import Catalogue
 from pipeline.delivery import Delivery
-from pipeline.engine import Record, Unit, UnitApp
+from pipeline.engine import Record, Rewinds, Unit, UnitApp
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.providers import registry
 from pipeline.providers.provider import Provider
@@ -27,8 +28,16 @@ log = logging.getLogger(__name__)
 class Roles:
     """Builds the App of each role over one catalogue and one set of metrics."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        rewinds: Callable[[str], Rewinds] = lambda _: Rewinds(),
+    ) -> None:
         self.settings, self.catalogue, self.metrics = settings, catalogue, metrics
+        #: what the members of a group are told to read anew, by the group's name
+        self.rewinds = rewinds
         self.wiring = Wiring(settings.kafka.topic_prefix, counts(settings))
         self.providers: dict[Channel, Provider] = {}
 
@@ -65,6 +74,7 @@ class Roles:
             session_timeout=settings.kafka.session_timeout,
             observer=EngineMetrics(self.metrics, role),
             credentials=credentials(settings),
+            rewinds=self.rewinds(group(settings, role)),
         )
 
     # -- core

@@ -141,6 +141,53 @@ def send(file: str, express: bool, config: Path | None) -> None:
     click.echo(f"{count} sent", err=True)
 
 
+@main.command()
+@click.option(
+    "--group", type=click.Choice(topics.ROLES), help="Everything that a role reads, people left out."
+)
+@click.option("--topic", help="One topic that a role reads; with --partition.")
+@click.option("--partition", type=click.IntRange(0), help="One partition of --topic.")
+@click.option("--to", required=True, help="earliest, latest, a time (RFC 3339), or an offset of --partition.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent, and why.")
+@click.option("--json", "as_json", is_flag=True)
+@_config
+def replay(
+    group: str | None,
+    topic: str | None,
+    partition: int | None,
+    to: str,
+    dry_run: bool,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Let a group begin anew at an earlier or later place. What was sent stays sent."""
+    from pipeline.replay import Misused, of_group, of_partition
+
+    if (group is None) == (topic is None) or (topic is None) != (partition is None):
+        raise click.UsageError("give --group, or --topic and --partition")
+    settings = load(config)
+    try:
+        if group is not None:
+            wanted = of_group(settings, group, to)
+        else:
+            wanted = of_partition(settings, topic or "", partition or 0, to)
+        settings = _with_broker(settings)
+        _quieten_clients()
+        told = asyncio.run(_replay(settings, wanted, dry_run=dry_run))
+    except Misused as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(orjson.dumps(told.figures).decode() if as_json else told.text)
+
+
+async def _replay(settings: Settings, wanted: Any, *, dry_run: bool) -> Any:
+    from pipeline import foresight, replay
+
+    plan = await replay.resolve(settings, wanted)
+    if dry_run:
+        return await foresight.foresee(settings, plan, lambda line: click.echo(line, err=True))
+    return replay.Asked(plan, await replay.ask(settings, plan))
+
+
 async def _send(settings: Settings, lines: Iterable[bytes], express: bool) -> int:
     topic = settings.kafka.topic_prefix + names.EVENTS + (names.EXPRESS if express else "")
     producer = AIOKafkaProducer(

@@ -14,6 +14,7 @@ from agents.catalogue import Catalogue
 from pipeline import __version__, topics
 from pipeline.app import Roles
 from pipeline.catalogue import CatalogueReader, publish
+from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
@@ -32,7 +33,8 @@ class Runner:
 
     def __init__(self, settings: Settings, names: tuple[str, ...] = ()) -> None:
         self.settings, self.metrics, self.catalogue = settings, Metrics(), Catalogue()
-        self.roles = Roles(settings, self.catalogue, self.metrics)
+        self.control = ControlReader(settings)
+        self.roles = Roles(settings, self.catalogue, self.metrics, self.control.rewinds_of)
         self.names = names or self.roles.names()
         for name in self.names:
             if name not in self.roles.names():
@@ -47,6 +49,7 @@ class Runner:
         Path(self.settings.state_dir).mkdir(parents=True, exist_ok=True)
         await topics.create(self.settings)
         await self.reader.start()
+        await self.control.start()
         for name in await publish(self.settings, self.catalogue):
             log.info("published %s", name)
         await self._wait_for_rules()
@@ -112,7 +115,7 @@ class Runner:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*[app.stop() for app in self.apps.values()], return_exceptions=True)
         await asyncio.gather(*[p.close() for p in self.roles.providers.values()], return_exceptions=True)
-        await self.reader.stop()
+        await asyncio.gather(self.reader.stop(), self.control.stop())
 
 
 def operator_token(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from agents import topics
 from schemas.base import Record
+from schemas.control import Replay
 from schemas.event import CloudEvent, Request
 from schemas.kinds import Channel
 from schemas.message import Contents, Message
@@ -26,6 +27,7 @@ VALUES: dict[str, Any] = {
     topics.TEMPLATES: Template,
     topics.DELIVERY_STATUS: Status,
     topics.CONTENTS: Contents,
+    topics.CONTROL: Replay,
     **{topics.MESSAGES[channel]: Message for channel in Channel},
 }
 VALUES |= {

@@ -153,7 +153,7 @@ class PlainRequest(msgspec.Struct, gc=False):
     expires_at: None = None
     attachments: None = None
     metadata: None = None
-    specversion: None | UnsetType = UNSET
+    specversion: UnsetType | None = UNSET
 
 
 class Event(NamedTuple):

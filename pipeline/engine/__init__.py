@@ -8,6 +8,10 @@ from pipeline.engine.effects import Call, EffectStage
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.outbox import Outbox, RecordTooLarge
 from pipeline.engine.record import Record
+from pipeline.engine.rewinds import Rewind, Rewinds
 from pipeline.engine.unit import Unit
 
-__all__ = ["Call", "EffectStage", "Outbox", "Record", "RecordTooLarge", "Unit", "UnitApp", "failpoint"]
+__all__ = [
+    "Call", "EffectStage", "Outbox", "Record", "RecordTooLarge", "Rewind", "Rewinds", "Unit", "UnitApp",
+    "failpoint",
+]  # fmt: skip

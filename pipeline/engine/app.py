@@ -14,6 +14,7 @@ from pipeline.engine import internals
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.effects import Call, EffectStage
 from pipeline.engine.observer import Observer
+from pipeline.engine.rewinds import Rewinds
 from pipeline.engine.store import Store, StoreTable
 from pipeline.engine.unit import Decide, Reject, Unit
 
@@ -84,7 +85,8 @@ class UnitApp(faust.App):  # type: ignore[misc]
     """A role: one consumer group, one store, one changelog, and stages that are agents.
 
     `group` is the consumer group's id, `partitions` the number of partitions of each of its own
-    topics and of its changelog, `topics` every topic that it reads or sends to with its partitions.
+    topics and of its changelog, `topics` every topic that it reads or sends to with its partitions;
+    `rewinds` what its members are told to read anew.
     """
 
     def __init__(
@@ -100,10 +102,12 @@ class UnitApp(faust.App):  # type: ignore[misc]
         unit_seconds: float = 0.02,
         observer: Observer | None = None,
         credentials: Any = None,
+        rewinds: Rewinds | None = None,
     ) -> None:
         self.group, self.partitions, self.topic_partitions = group, partitions, dict(topics)
         self.unit_seconds = unit_seconds
         self.observer = observer or Observer()
+        self.rewinds = rewinds or Rewinds()
         #: what this App reads, highest first; the first `gates` of them open the others
         self.reads: list[str] = []
         self.gates: set[str] = set()

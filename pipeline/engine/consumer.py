@@ -46,6 +46,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.draining = self.stopping = False
         self.seeking, self.committing, self.drained = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self.behind_since: float | None = None
+        #: how much was heard of rewinds, and in which generation, when that was last looked at
+        self.heeded: tuple[int, int] | None = None
 
     def _new_consumer_thread(self) -> Any:
         return internals.ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -60,6 +62,7 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
                     continue
                 async with self.seeking:
                     await self.poll()
+                await self.heed()
                 await asyncio.sleep(0)
         except (*self.consumer_stopped_errors, asyncio.CancelledError):
             if not self.app.should_stop:  # else Faust would take the end of a stop for a crash
@@ -108,6 +111,14 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
             tps = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
             begins = await internals.seek_to_start(self, tps)
             self.kept, self.taken, self.read = dict(begins), dict(begins), {}
+
+    async def heed(self) -> None:
+        """Starts a rebalance where a task was told to begin anew: it drains, and opening it obeys."""
+        if self.opened is None or self.heeded == (now := (self.app.rewinds.heard, self.opened)):
+            return
+        self.heeded = now
+        if any(task.runs and task.due() for task in self.tasks.values()):
+            await internals.rejoin(self)
 
     async def decide(self, unit: Unit) -> float:
         """Hands a unit to its agent; returns the seconds that deciding took."""
@@ -237,6 +248,11 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.behind_since = None
         self.app.observer.committed(len(offsets))
         return True
+
+    async def commit_rewound(self, offsets: dict[TP, int]) -> bool:
+        """Commits where partitions that are being opened are to begin; False where that was in vain."""
+        async with self.committing:
+            return await internals.commit(self, offsets)
 
     async def commit_and_end_transactions(self) -> None:
         """Called at the end of a stop: the drain has committed, and a second try might wait for ever."""

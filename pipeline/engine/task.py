@@ -18,11 +18,13 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.marker import Marker
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.progress import Progress
+from pipeline.engine.rewinds import NEVER, Place, Rewind
 from pipeline.engine.store import (
     EPOCH_HEADER,
     EPOCH_KEY,
     HIDDEN,
     OFFSET_KEY,
+    OWN,
     Recent,
     StoreBroken,
     is_corruption,
@@ -45,6 +47,8 @@ UNIT_CHANGES_BYTES = CHANGELOG_BATCH_BYTES // 2
 ROW_OVERHEAD = 64
 FAIR_SHARE = 10
 """A topic of lower rank gets at least one unit in this many."""
+REWOUND = OWN + b"rewound|"
+"""Before a topic's name: the place of the last request to rewind it that this partition has obeyed."""
 IDLE_SECONDS = 0.05
 RETRY_SECONDS = 0.1
 
@@ -65,6 +69,11 @@ async def within(seconds: float, *waits: Awaitable[Any]) -> bool:
 def weight(rows: Mapping[bytes, bytes | None]) -> int:
     """About the bytes that rows take in a changelog batch."""
     return sum(len(key) + len(value or b"") for key, value in rows.items()) + ROW_OVERHEAD * len(rows)
+
+
+def rewound_key(tp: TP) -> bytes:
+    """The row that says up to which request a topic was rewound."""
+    return REWOUND + str(tp.topic).encode()
 
 
 class Queue:
@@ -121,6 +130,7 @@ class Task:
         self.runner: asyncio.Task[None] | None = None
         self.gates: dict[TP, int] = {}
         self.progress: dict[str, Progress] = {}
+        self.obeyed: dict[TP, Place] = {}
         #: where the next changelog batch must begin; anything else means that a zombie wrote
         self.next_changelog_offset = 0
         self.epoch = 0
@@ -171,9 +181,35 @@ class Task:
                 rows, size = {}, 0
         rows[EPOCH_KEY] = b"%d" % self.epoch  # last: a zombie's own is among the hidden
         self.apply(rows, await self.log(rows), forget=hidden)
+        await self.obey()
         self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
         self.timers = Timers(self, ends)
         self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
+
+    async def obey(self) -> None:
+        """Commits the offsets that were asked for since, and notes that; nothing is read before it ends.
+
+        A store without any past has nothing to rewind: it only notes what was asked before its time.
+        """
+        for queue in self.queues:
+            time_, _, offset = (self.db.get(rewound_key(queue.tp)) or b"%d %d" % NEVER).partition(b" ")
+            self.obeyed[queue.tp] = int(time_), int(offset)
+        due = self.due()
+        if not due:
+            return
+        self.own()
+        if self.epoch > 1 and not await self.consumer.commit_rewound(
+            {tp: rewind.offset for tp, rewind in due.items()}
+        ):
+            raise Abandoned("the offsets of a rewind could not be committed")
+        rows: dict[bytes, bytes | None] = {rewound_key(tp): b"%d %d" % r.place for tp, r in due.items()}
+        self.apply(rows, await self.log(rows))
+        self.obeyed |= {tp: rewind.place for tp, rewind in due.items()}
+
+    def due(self) -> dict[TP, Rewind]:
+        """Where this task is to begin anew and has not yet."""
+        found: dict[TP, Rewind] = self.app.rewinds.due([queue.tp for queue in self.queues], self.obeyed)
+        return found
 
     # -- taking
 

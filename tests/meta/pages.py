@@ -213,7 +213,7 @@ WHAT: Mapping[str, tuple[str, str]] = {
     names.CONTENTS: (USER, "internal: the rendered content of each message, for status alone"),
     names.CONTROL: (
         "group",
-        "internal: what the members of a group are told; reserved, nothing reads it yet",
+        "internal: where the members of a group are to begin anew; every process follows it",
     ),
     names.DEAD_EVENTS: (SOURCE, "events that could not be read or decided"),
     names.DEAD_NOTIFICATIONS: (SOURCE, "notifications that could not be read or decided"),

@@ -24,7 +24,8 @@ NOBODY = "127.0.0.1:1"
 """No broker answers there."""
 CARRIED = [
     topics.EVENTS, topics.NOTIFICATIONS, topics.DELIVERY_STATUS, topics.CONTENTS, topics.USERS,
-    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, *topics.MESSAGES.values(),
+    topics.PREFERENCES, topics.DEVICES, topics.TEMPLATES, topics.WORKFLOWS, topics.CONTROL,
+    *topics.MESSAGES.values(),
 ]  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def spelt(words: tuple[str, ...]) -> str:
 def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
         "broker start", "broker stop", "config show", "demo", "dlq list", "dlq purge", "dlq redrive",
-        "dlq show", "run", "send", "topics",
+        "dlq show", "replay", "run", "send", "topics",
     }  # fmt: skip
 
 
@@ -118,6 +119,19 @@ def test_the_version_is_the_packages() -> None:
         ("dlq", "redrive", "dlq-sms", "0", "0", "--reason", "refused"),
         ("dlq", "purge", "--before", "some day"),
         ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
+        ("replay", "--to", "earliest"),
+        ("replay", "--group", "core"),
+        ("replay", "--group", "nobody", "--to", "earliest"),
+        ("replay", "--group", "core", "--topic", "events", "--partition", "0", "--to", "0"),
+        ("replay", "--group", "core", "--partition", "0", "--to", "earliest"),
+        ("replay", "--group", "core", "--to", "5"),
+        ("replay", "--group", "core", "--to", "yesterday"),
+        ("replay", "--group", "core", "--to", "2026-01-31T12:00:00"),
+        ("replay", "--group", "core", "--to", "1969-12-31T23:59:59Z"),
+        ("replay", "--topic", "events", "--to", "0"),
+        ("replay", "--topic", "dlq-events", "--partition", "0", "--to", "0"),
+        ("replay", "--topic", "events", "--partition", "12", "--to", "0"),
+        ("replay", "--topic", "events", "--partition", "-1", "--to", "0"),
         *((*words, "--no-such-option") for words in COMMANDS),
     ],
     ids=spelt,
@@ -167,12 +181,15 @@ CONFIGURED = [words for words in LEAVES if any(p.name == "config" for p in COMMA
 def arguments(words: tuple[str, ...]) -> tuple[str, ...]:
     """A command with what it must be given."""
     given = {
-        ("send",): ("-",), ("dlq", "show"): ("dlq-sms", "0", "0"), ("dlq", "redrive"): ("dlq-sms", "0", "0"),
-    }  # fmt: skip
+        ("send",): ("-",),
+        ("dlq", "show"): ("dlq-sms", "0", "0"),
+        ("dlq", "redrive"): ("dlq-sms", "0", "0"),
+        ("replay",): ("--group", "core", "--to", "earliest"),
+    }
     return (*words, *given.get(words, ()))
 
 
-ASKING = [("topics",), ("send",), *(words for words in LEAVES if words[0] == "dlq")]
+ASKING = [("topics",), ("send",), ("replay",), *(words for words in LEAVES if words[0] == "dlq")]
 """What asks a broker and ends."""
 
 
