@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,9 @@ CHANGE_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
 STOP_SECONDS = 30.0
 OUTPUT = topics.MESSAGES[Channel.EMAIL]
-PHASES = ("drain", "join", "restore", "open")
+PHASES = {"drain": "drained", "notice": "", "join": "assigned", "restore": "opening", "open": "opened"}
+"""The phases of a pause, and what ends each; `notice` is what the others need to hear that one has left."""
+BEGINS = {"drained": "draining", "assigned": "revoked", "opening": "assigned", "opened": "opening"}
 
 
 class Happening(NamedTuple):
@@ -68,12 +71,19 @@ def watched(app: UnitApp) -> None:
     """Makes the App's consumer tell of each phase of a rebalance, at its start and at its end."""
     consumer = app.consumer
     revoked, assigned = consumer.on_partitions_revoked, consumer.on_partitions_assigned
-    opens = consumer.open_tasks
+    drained, opens = consumer.drain, consumer.open_tasks
+
+    async def drain() -> None:
+        had = len(consumer.tasks)
+        tell("draining", had)
+        await drained()
+        tell("drained", had)
 
     async def on_partitions_revoked(tps: Any) -> None:
-        tell("revoking", len(consumer.tasks))
+        had = len(consumer.tasks)
+        tell("revoking", had)
         await revoked(tps)
-        tell("revoked")
+        tell("revoked", had)
 
     async def on_partitions_assigned(tps: Any, generation: int = 0) -> None:
         tell("assigned", len({tp.partition for tp in tps}))
@@ -87,7 +97,7 @@ def watched(app: UnitApp) -> None:
     consumer.on_partitions_revoked, consumer.on_partitions_assigned = (
         on_partitions_revoked, on_partitions_assigned,
     )  # fmt: skip
-    consumer.open_tasks = open_tasks
+    consumer.drain, consumer.open_tasks = drain, open_tasks
 
 
 async def main() -> None:
@@ -308,24 +318,30 @@ def longest_gap(times: Iterable[float], begin: float, end: float) -> float:
 
 
 def parts(happenings: Iterable[Happening], begin: float, end: float) -> dict[str, float]:
-    """The seconds of each phase, of the worker that took longest over it."""
-    ends = {"revoked": ("revoking", "drain"), "assigned": ("revoked", "join"),
-            "opening": ("assigned", "restore"), "opened": ("opening", "open")}  # fmt: skip
-    spent: dict[tuple[str, str], float] = defaultdict(float)
-    began: dict[tuple[str, str], float] = {}
-    for one in sorted(happenings):
-        if begin <= one.at <= end:
-            began[one.worker, one.what] = one.at
-            if one.what == "stopped" and (since := began.get((one.worker, "stopping"))) is not None:
-                spent[one.worker, "drain"] += one.at - since
-            if one.what in ends:
-                start, phase = ends[one.what]
-                if (since := began.pop((one.worker, start), None)) is not None:
-                    spent[one.worker, phase] += one.at - since
-    return {
-        phase: max((seconds for (_, of), seconds in spent.items() if of == phase), default=0.0)
-        for phase in PHASES
-    }
+    """The seconds of each phase, of the worker that took longest over it.
+
+    What a worker without partitions waits for holds nobody up, and does not count.
+    """
+    spent: dict[str, dict[str, float]] = {phase: defaultdict(float) for phase in PHASES}
+    told: dict[tuple[str, str], Happening] = {}
+    leaving: dict[str, float | None] = {}
+    for one in sorted(happenings, key=attrgetter("at")):
+        if not begin <= one.at <= end:
+            continue
+        told[one.worker, one.what] = one
+        if one.what == "stopping":
+            leaving[one.worker] = None
+        elif one.what == "drained" and one.worker in leaving and one.partitions:
+            leaving[one.worker] = one.at
+        elif one.what == "revoking":
+            for gone, at in leaving.items():
+                if gone != one.worker and at is not None:
+                    spent["notice"][one.worker], leaving[gone] = one.at - at, None
+        for phase, ended in PHASES.items():
+            since = told.pop((one.worker, BEGINS[ended]), None) if one.what == ended else None
+            if since is not None and since.partitions:
+                spent[phase][one.worker] += one.at - since.at
+    return {phase: max(seconds.values(), default=0.0) for phase, seconds in spent.items()}
 
 
 def figures(
