@@ -39,7 +39,9 @@ PACE = 800
 """Events a second, over all partitions."""
 TICK_SECONDS = 0.01
 STEADY_SECONDS = 5.0
-SETTLE_SECONDS = 4.0
+APART_SECONDS = 0.5
+"""Between a steady stretch and a change, so that the gap of the change does not touch the stretch."""
+SETTLE_SECONDS = 3.0
 """What still counts to a rebalance after the last worker has opened."""
 CHANGE_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
@@ -272,7 +274,9 @@ async def _come_and_go(
 async def _stretch() -> tuple[float, float]:
     began = time.time()
     await asyncio.sleep(STEADY_SECONDS)
-    return began, time.time()
+    ended = time.time()
+    await asyncio.sleep(APART_SECONDS)
+    return began, ended
 
 
 async def _settled(happenings: list[Happening], mark: int, wanted: Mapping[str, int]) -> None:

@@ -94,7 +94,8 @@ async def run(name: str, desk: Desk, runs: int, events: int) -> dict[str, Any]:
         print(
             f"{name} {number}/{runs}: {one['seconds']:.2f} s = {one['join_seconds']:.2f} join"
             f" + {one['first_fetch_seconds']:.2f} first fetch + {one['restore_seconds']:.2f} restore"
-            f" + {one['open_seconds']:.2f} open; {one['cpu_seconds']:.2f} s of CPU",
+            f" + {one['open_seconds']:.2f} open; {one['writing_seconds']:.2f} s of it writing"
+            f" {one['fetched_pieces']:.0f} pieces; {one['cpu_seconds']:.2f} s of CPU",
             file=sys.stderr, flush=True,
         )  # fmt: skip
     figures: dict[str, Any] = {
@@ -121,11 +122,15 @@ async def restored(app: UnitApp) -> dict[str, float]:
     began, consumer = time.perf_counter(), app.consumer
     cpu, moments = time.process_time(), dict[str, float]()
     take, assigned = consumer.take, consumer.on_partitions_assigned
+    writing, pieces = 0.0, 0
 
     def taken(tp: Any, records: list[Any]) -> None:
-        moments.setdefault("fetched", time.perf_counter())
+        nonlocal writing, pieces
+        since = time.perf_counter()
+        moments.setdefault("fetched", since)
         take(tp, records)
         moments["restored"] = time.perf_counter()
+        writing, pieces = writing + moments["restored"] - since, pieces + 1
 
     async def joined(*given: Any) -> None:
         moments.setdefault("joined", time.perf_counter())
@@ -145,6 +150,8 @@ async def restored(app: UnitApp) -> dict[str, float]:
         "first_fetch_seconds": moments["fetched"] - moments["joined"],
         "restore_seconds": moments["restored"] - moments["fetched"],
         "open_seconds": ready - moments["restored"],
+        "writing_seconds": writing,
+        "fetched_pieces": pieces,
         "cpu_seconds": time.process_time() - cpu,
     }
 
