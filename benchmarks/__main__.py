@@ -8,13 +8,18 @@ import signal
 import sys
 from typing import Any
 
-from benchmarks.comparison import ENGINE, PARTITIONS, PLANNING, Benchmark, compare, table
+from benchmarks.chain import CHAIN
+from benchmarks.comparison import ENGINE, PARTITIONS, PLANNING, Benchmark, table
 from benchmarks.desk import Desk
+from benchmarks.rebalance import REBALANCE
+from benchmarks.restore import RESTORE
 from benchmarks.sides import BenchmarkFailed
 from pipeline.broker import BrokerFailed, BrokerUnavailable, EmbeddedKafka
 
 HEAP_MEGABYTES = 384
-REGISTRY: dict[str, Benchmark] = {"engine": ENGINE, "planning": PLANNING}
+REGISTRY: dict[str, Benchmark] = {
+    "engine": ENGINE, "planning": PLANNING, "chain": CHAIN, "restore": RESTORE, "rebalance": REBALANCE,
+}  # fmt: skip
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -49,8 +54,7 @@ async def measure(
     async with Desk(bootstrap_servers, PARTITIONS) as desk:
         for name in names:
             benchmark = REGISTRY[name]
-            sides = benchmark.sides(events or benchmark.events)
-            found.append(await compare(name, sides, desk, runs))
+            found.append(await benchmark.run(name, desk, runs, events or benchmark.events))
     return found
 
 

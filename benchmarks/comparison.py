@@ -1,7 +1,7 @@
 """A comparison: several sides, run in turn, several times; medians with their ranges, and ratios."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -14,23 +14,32 @@ STOCK_SHARE = 10
 
 
 class Benchmark(NamedTuple):
-    """What `--only` names. `sides` makes the sides for a number of events; the first is Carillon's."""
+    """What `--only` names. `run(name, desk, runs, events)` returns what CONTRACT, section 1, asks for."""
 
     says: str
     events: int
-    sides: Callable[[int], Sequence[Side]]
+    run: Callable[[str, Desk, int, int], Awaitable[dict[str, Any]]]
+
+
+def comparing(says: str, events: int, sides: Callable[[int], Sequence[Side]]) -> Benchmark:
+    """A benchmark beside others. `sides` makes the sides for a number of events; the first is Carillon's."""
+
+    async def run(name: str, desk: Desk, runs: int, count: int) -> dict[str, Any]:
+        return await compare(name, sides(count), desk, runs)
+
+    return Benchmark(says, events, run)
 
 
 def _others(events: int) -> list[Side]:
     return [StockFaust(max(1, events // STOCK_SHARE)), Quix(events), Copy(events)]
 
 
-ENGINE = Benchmark(
+ENGINE = comparing(
     "the simple job as a stage on the production engine",
     120_000,
     lambda events: [Carillon(events), *_others(events)],
 )
-PLANNING = Benchmark(
+PLANNING = comparing(
     "the production core role, both hops, beside the simple job in the others",
     60_000,
     lambda events: [Core(events), *_others(events)],
@@ -79,9 +88,23 @@ def _pace(measure: Measure) -> float:
     return measure.events / measure.cpu
 
 
+def spread(runs: Sequence[Mapping[str, float]], digits: int = 3) -> dict[str, float]:
+    """The median of each figure over the runs, with its minimum and maximum beside it."""
+    figures: dict[str, float] = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        for suffix, value in (("", median(values)), ("_min", min(values)), ("_max", max(values))):
+            figures[name + suffix] = round(value, digits) if digits else round(value)
+    return figures
+
+
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
     figures = found["figures"]
+    if not found["ratios"]:
+        width = max(map(len, figures))
+        rows = [f"  {name:<{width}} {value:>12,}" for name, value in figures.items()]
+        return "\n".join([f"{found['name']}: median, minimum and maximum", *rows])
     lines = [
         f"{found['name']}: {figures['runs']} runs, {figures['partitions']} partitions; median (min - max)"
     ]

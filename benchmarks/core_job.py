@@ -33,15 +33,15 @@ def settings(bootstrap_servers: str, prefix: str, partitions: int, state_dir: Pa
     )
 
 
-def catalogue() -> Catalogue:
+def catalogue(channels: tuple[Channel, ...] = CHANNELS) -> Catalogue:
     """One workflow and one template, which come to what the simple job does."""
     parts = Parts(subject=SUBJECT_SOURCE, text=BODY_SOURCE)
-    template = Template(name="order-confirmed", versions={1: dict.fromkeys(CHANNELS, parts)})
+    template = Template(name="order-confirmed", versions={1: dict.fromkeys(channels, parts)})
     workflow = Workflow(
         name="order-confirmed",
         on="order_confirmed",
         template="order-confirmed",
-        channels=CHANNELS,
+        channels=channels,
         category="orders",
     )
     return Catalogue([workflow], [template])

@@ -96,6 +96,11 @@ class Desk:
 
     async def read(self, topic: str) -> AsyncIterator[tuple[bytes, bytes]]:
         """Keys and values of all that a topic holds now."""
+        async for record in self.records(topic):
+            yield record.key, record.value
+
+    async def records(self, topic: str) -> AsyncIterator[Any]:
+        """The records of all that a topic holds now."""
         consumer: Any = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap_servers, group_id=None, auto_offset_reset="earliest",
             max_poll_records=10_000, max_partition_fetch_bytes=4 << 20,
@@ -109,7 +114,7 @@ class Desk:
                 while any([await consumer.position(part) < ends[part] for part in parts]):
                     for records in (await consumer.getmany(timeout_ms=100)).values():
                         for record in records:
-                            yield record.key, record.value
+                            yield record
         finally:
             await consumer.stop()
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -38,6 +38,33 @@ class Measure(NamedTuple):
     events: int
     cpu: float
     wall: float
+
+
+async def run_worker(name: str, *command: str) -> Mapping[str, Any]:
+    """Runs a command until it ends; returns the JSON object that it printed last.
+
+    Raises BenchmarkFailed with what it said, where it fails or takes too long.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
+        print(f"  {name}: process {process.pid}", file=sys.stderr, flush=True)
+        out = b""
+        try:
+            async with asyncio.timeout(WORKER_SECONDS):
+                out, _ = await process.communicate()
+        except TimeoutError:
+            log.write(f"killed after {WORKER_SECONDS:.0f} s\n".encode())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        lines = [line for line in out.decode().splitlines() if line.startswith("{")]
+        if process.returncode != 0 or not lines:
+            log.seek(0)
+            said = log.read().decode("utf-8", "replace")[-3000:]
+            raise BenchmarkFailed(f"{name} ended with {process.returncode}\n{said}")
+    found: Mapping[str, Any] = json.loads(lines[-1])
+    return found
 
 
 class Side(ABC):
@@ -79,28 +106,8 @@ class Side(ABC):
             raise BenchmarkFailed(f"{self.name} committed {found} of {self.events} records of {topic}")
 
     async def _work(self, order: Order) -> Mapping[str, float]:
-        with tempfile.TemporaryFile() as log:
-            process = await asyncio.create_subprocess_exec(
-                *self.command(), order.line(), cwd=ROOT, stdout=subprocess.PIPE, stderr=log
-            )
-            print(f"  {self.name}: process {process.pid}, {self.events} events", file=sys.stderr, flush=True)
-            out = b""
-            try:
-                async with asyncio.timeout(WORKER_SECONDS):
-                    out, _ = await process.communicate()
-            except TimeoutError:
-                log.write(f"killed after {WORKER_SECONDS:.0f} s\n".encode())
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-            lines = [line for line in out.decode().splitlines() if line.startswith("{")]
-            if process.returncode != 0 or not lines:
-                log.seek(0)
-                said = log.read().decode("utf-8", "replace")[-3000:]
-                raise BenchmarkFailed(f"{self.name} ended with {process.returncode}\n{said}")
-        found: Mapping[str, float] = json.loads(lines[-1])
-        return found
+        print(f"  {self.name}: {self.events} events", file=sys.stderr, flush=True)
+        return await run_worker(self.name, *self.command(), order.line())
 
     def command(self) -> list[str]:
         """What runs one measure, up to its order."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +58,8 @@ def report(watch: Stopwatch, **more: Any) -> None:
         raise RuntimeError("the watch was not stopped")
     cpu, wall = watch.took
     print(json.dumps({"cpu": cpu, "wall": wall, **more}), flush=True)
+
+
+def report_parts(parts: Mapping[str, float], **more: Any) -> None:
+    """The same for a measure of several parts."""
+    print(json.dumps({**parts, **more}), flush=True)

@@ -17,6 +17,8 @@ from schemas.control import Replay
 
 log = logging.getLogger(__name__)
 READ_SECONDS = 60.0
+DOCTOR = b"doctor"
+"""The key under which `carillon doctor` asks the broker for the time."""
 
 
 class ControlReader:
@@ -75,7 +77,9 @@ class ControlReader:
                 self.hear(record)
 
     def hear(self, record: Any) -> None:
-        """Takes one record over; a broken one is refused."""
+        """Takes one record over; a broken one is refused, and what a doctor left there is no request."""
+        if record.key == DOCTOR:
+            return
         try:
             replay = Replay.from_json(record.value)
         except RecordUnreadable as error:

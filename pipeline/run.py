@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agents.catalogue import Catalogue
-from pipeline import __version__, topics
+from pipeline import __version__, state_owner, topics
 from pipeline.app import Roles
 from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
@@ -48,6 +48,7 @@ class Runner:
         """Makes sure of topics, rules and templates, then starts every role."""
         Path(self.settings.state_dir).mkdir(parents=True, exist_ok=True)
         await topics.create(self.settings)
+        await state_owner.mark(self.settings, self.names)
         await self.reader.start()
         await self.control.start()
         for name in await publish(self.settings, self.catalogue):

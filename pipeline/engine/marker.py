@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from schemas.kinds import Reason
-
 SIZE = 512
 MOST_DEATHS = 3
 """So often may a process die on one record before that record is given up."""
@@ -18,7 +16,7 @@ MOST_DEATHS = 3
 class Deadly(Exception):
     """A record on which the process died again and again."""
 
-    reason = Reason.DEADLY
+    reason = "deadly"
 
 
 class Found(NamedTuple):

@@ -8,13 +8,14 @@ import orjson
 import pytest
 
 from agents import intake, plan, topics
-from benchmarks import carillon_job, core_job, quix_job, stock_job
+from benchmarks import carillon_job, core_job, quix_job, rebalance, restore, stock_job
 from benchmarks.__main__ import REGISTRY, arguments
-from benchmarks.comparison import summary, table
+from benchmarks.comparison import spread, summary, table
 from benchmarks.desk import Tally
 from benchmarks.sides import QUIX_LOCK, ROOT, Measure, decided, rendered
 from benchmarks.simple_job import CHANNELS, DEFAULT_PREFERENCE, Request, all_events, words
 from pipeline.engine import Unit
+from tables import claims
 from tables.claims import Origin
 from tables.people import PREFERENCES, USERS, upsert
 
@@ -191,6 +192,85 @@ def test_the_figures_are_medians_with_their_ranges_and_the_ratios_are_theirs() -
     assert found["ratios"] == {"stock_faust": 5.0}
     assert (figures["ratio_stock_faust_min"], figures["ratio_stock_faust_max"]) == (2.5, 10.0)
     assert "stock_faust" in table(found)
+
+
+def test_figures_without_another_side_are_shown_one_a_line() -> None:
+    figures = spread([{"seconds": 3.0}, {"seconds": 1.0}, {"seconds": 1.2345}])
+    assert figures == {"seconds": 1.234, "seconds_min": 1.0, "seconds_max": 3.0}
+    shown = table({"name": "restore", "figures": figures, "ratios": {}})
+    assert [line.split() for line in shown.splitlines()[1:]] == [[k, str(v)] for k, v in figures.items()]
+
+
+# -- restore
+
+
+def test_the_rows_to_restore_are_claims_of_their_users_partition_each_once() -> None:
+    found = list(restore.rows(600, 4))
+    assert len({key for _, (key, _) in found}) == 600
+    assert {partition for partition, _ in found} == {0, 1, 2, 3}
+    sizes = [len(key) + len(value) for _, (key, value) in found]
+    assert 180 <= sum(sizes) / len(sizes) <= 220
+    for _, (key, value) in found:
+        claim = claims.find(Rows({key: value}), key)
+        assert claim is not None
+        assert len(claim.pinned) == 2
+
+
+# -- rebalance
+
+
+def test_the_longest_gap_counts_where_it_touches_the_stretch() -> None:
+    times = [1.0, 2.0, 2.5, 6.0, 6.1]
+    assert rebalance.longest_gap(times, 2.1, 3.0) == 3.5
+    assert rebalance.longest_gap(times, 1.5, 2.3) == 1.0
+    assert rebalance.longest_gap([], 2.0, 5.0) == 3.0
+
+
+def happenings(*told: tuple[float, str, str, int]) -> list[rebalance.Happening]:
+    return [rebalance.Happening(*one) for one in told]
+
+
+JOIN = happenings(
+    (0.0, "b", "revoked", 0), (1.0, "a", "revoking", 4), (1.0, "a", "draining", 4), (1.2, "a", "drained", 4),
+    (1.3, "a", "revoked", 4), (1.4, "a", "assigned", 2), (1.4, "b", "assigned", 2), (1.5, "a", "opening", 2),
+    (1.6, "a", "opened", 2), (1.9, "b", "opening", 2), (2.3, "b", "opened", 2),
+)  # fmt: skip
+LEAVE = happenings(
+    (5.0, "b", "stopping", 2), (5.0, "b", "draining", 2), (5.1, "b", "drained", 2), (5.2, "b", "draining", 0),
+    (5.2, "b", "drained", 0), (6.1, "a", "revoking", 2), (6.1, "a", "draining", 2), (6.2, "a", "drained", 2),
+    (6.2, "a", "revoked", 2), (6.3, "a", "assigned", 4), (6.4, "a", "opening", 4), (6.5, "a", "opened", 4),
+)  # fmt: skip
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def test_the_parts_of_a_joining_leave_out_what_the_newcomer_waits_for() -> None:
+    assert rounded(rebalance.parts(JOIN + LEAVE, 0.0, 4.0)) == {
+        "drain": 0.2, "notice": 0.0, "join": 0.1, "restore": 0.5, "open": 0.4,
+    }  # fmt: skip
+
+
+def test_the_parts_of_a_leaving_hold_the_time_until_the_other_hears_of_it() -> None:
+    assert rounded(rebalance.parts(JOIN + LEAVE, 4.0, 9.0)) == {
+        "drain": 0.1, "notice": 1.0, "join": 0.1, "restore": 0.1, "open": 0.1,
+    }  # fmt: skip
+
+
+def test_a_pause_is_the_longest_gap_of_a_partition_less_its_steady_one() -> None:
+    def steps(begin: float, end: float) -> list[float]:
+        return [begin + 0.1 * n for n in range(round((end - begin) / 0.1) + 1)]
+
+    times = {0: steps(0, 9), 1: steps(0, 1) + steps(2.3, 5) + steps(6.5, 9)}
+    moments = {
+        "steady_alone": (0.0, 0.5), "join": (0.6, 3.0), "steady_together": (3.1, 4.5), "leave": (4.6, 8.0),
+    }  # fmt: skip
+    found = rounded(rebalance.figures(times, moments, JOIN + LEAVE))
+    assert found["steady_gap_seconds"] == 0.1
+    assert (found["join_pause_seconds"], found["join_shortest_pause_seconds"]) == (1.2, 0.0)
+    assert found["pause_seconds"] == found["leave_pause_seconds"] == 1.4
+    assert found["leave_notice_seconds"] == 1.0
 
 
 def test_words_need_no_escaping_so_that_sides_with_and_without_it_agree() -> None:

@@ -75,7 +75,7 @@ def spelt(words: tuple[str, ...]) -> str:
 def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
         "broker start", "broker stop", "config show", "demo", "dlq list", "dlq purge", "dlq redrive",
-        "dlq show", "replay", "run", "send", "topics",
+        "dlq show", "doctor", "replay", "run", "send", "topics",
     }  # fmt: skip
 
 
@@ -282,6 +282,37 @@ def test_no_failure_shows_a_traceback(words: tuple[str, ...], environment: dict[
     assert not done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("carillon: ")
+
+
+# -- carillon doctor
+
+
+def test_the_doctor_finds_nothing_where_no_broker_is_set_and_says_what_it_did_not_check() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    first, last = result.stdout.splitlines()
+    assert first.startswith("not checked: the broker and its topics: none is set")
+    assert last == "nothing is wrong"
+
+
+def test_the_doctor_ends_with_1_and_a_line_a_finding() -> None:
+    done = run_apart("doctor", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"no broker answers at {NOBODY} (")
+    assert "`carillon broker start`" in line
+    assert not done.stderr
+
+
+def test_the_doctor_tells_the_same_in_json() -> None:
+    Path("file").write_text("")
+    result = CliRunner(env={"CARILLON_STATE_DIR": "file/state"}).invoke(main, ["doctor", "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    (finding,) = told["findings"]
+    assert finding["what"] == "state_dir file/state cannot be written (file is no directory)"
+    assert finding["mend"]
+    assert len(told["skipped"]) == 1
 
 
 # -- carillon topics --schemas

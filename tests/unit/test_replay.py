@@ -102,7 +102,7 @@ def _tp(number: int) -> Any:
 class Heard:
     """A record of `control`."""
 
-    timestamp, offset = NOON, 5
+    timestamp, offset, key = NOON, 5, None
 
     def __init__(self, value: bytes | None) -> None:
         self.value = value
