@@ -1,0 +1,27 @@
+"""What docs/faults.md says is proven has its test, or its step of the loop."""
+
+import re
+from pathlib import Path
+
+from tests.faults.crowd import ACTIONS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "faults.md").read_text()
+
+
+def test_every_proof_is_there() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", PAGE)
+    assert len(named) > 5
+    assert [name for name in named if f"def {name}(" not in code] == []
+    files = re.findall(r"`(tests/[\w/]+\.py)`", PAGE)
+    assert files
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_every_step_of_the_loop_that_it_names_is_there() -> None:
+    named = {
+        step for group in re.findall(r"--workers 2\"` \(([\w, ]+)\)", PAGE) for step in group.split(", ")
+    }
+    assert named
+    assert named <= set(ACTIONS)
