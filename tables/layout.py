@@ -146,6 +146,17 @@ def _json(raw: bytes) -> Any:
     return veiled(msgspec.json.decode(raw))
 
 
+def _timed(raw: bytes) -> Any:
+    """What one of our own roles wrote: its numbers that are moments are said as such."""
+    found = _json(raw)
+    if not isinstance(found, dict):
+        return found
+    return {
+        name: rfc3339(one) if name in _MOMENTS and isinstance(one, int) and one else one
+        for name, one in found.items()
+    }
+
+
 def _dated(raw: bytes) -> dict[str, Any]:
     """An upsert with its time; one that was erased has no value."""
     at, value = rfc3339(int.from_bytes(raw[: people.TIME])), raw[people.TIME :]
@@ -170,7 +181,12 @@ def _claim(raw: bytes) -> dict[str, Any]:
 
 def _wait(raw: bytes) -> dict[str, Any]:
     wait = msgspec.msgpack.decode(raw, type=waits.Wait)
-    return {"topic": wait.topic, "key": say(wait.key), "epoch": wait.epoch, "record": said(_json, wait.value)}
+    return {
+        "topic": wait.topic,
+        "key": say(wait.key),
+        "epoch": wait.epoch,
+        "record": said(_timed, wait.value),
+    }
 
 
 def _number(raw: bytes) -> int:
@@ -194,6 +210,7 @@ def said(read: Callable[[bytes], Any], raw: bytes) -> Any:
         return say(raw)
 
 
+_MOMENTS: Final = frozenset({"at", "event_at", "expires_at"})
 _URLS: Final = frozenset({"target", "slack", "webhook_url"})
 _SECRETS: Final = frozenset({"keys"})
 
@@ -312,7 +329,7 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     ),
     Layout(
         "histories", history.NOTIFICATIONS, Keeper.STATUS, "The whole story of each notification",
-        (_NOTIFICATION,), _json,
+        (_NOTIFICATION,), _timed,
     ),
     Layout(
         "histories-by-user", history.BY_USER, Keeper.STATUS, "The notifications of each user, newest first",

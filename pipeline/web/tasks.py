@@ -20,6 +20,8 @@ EVERY_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 PATIENCE_SECONDS = 0.5
 """How long a look waits for an answer that is under way."""
+METADATA_MS = 15
+"""aiokafka learns of topics one by one, with this pause after each; its own would make it seconds."""
 KNOWN_SECONDS = 10.0
 """How long ends count as known."""
 
@@ -141,7 +143,9 @@ class EndsReader:
     async def fetch(self, wanted: set[Topic]) -> Mapping[Topic, int]:
         """Where partitions end. Raises KafkaError."""
         if self._consumer is None:
-            consumer = AIOKafkaConsumer(**client_options(self._settings), group_id=None)
+            consumer = AIOKafkaConsumer(
+                **client_options(self._settings), group_id=None, retry_backoff_ms=METADATA_MS
+            )
             try:
                 await consumer.start()
             except BaseException:

@@ -129,6 +129,11 @@ async def test_a_wait_shows_what_comes_up(office: Office) -> None:
     assert wait["value"]["topic"] == "email-notifications" and wait["value"]["record"]["text"] == "Hello"
 
 
+async def test_the_moment_of_an_event_is_said_as_one(office: Office) -> None:
+    told = (await ask(office, "tables/histories", limit=1)).json()["rows"][0]["value"]
+    assert told["event_at"] == "2026-09-21T14:13:20.000Z"
+
+
 async def test_what_is_not_there_is_a_problem(office: Office) -> None:
     is_problem(await ask(office, "tables/nothing"), 404)
     is_problem(await ask(office, "tables/nothing/x"), 404)
