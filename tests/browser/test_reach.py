@@ -68,10 +68,10 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
 REACHABLE = """() => [...document.querySelectorAll("a[href], button, input, summary, iframe, [tabindex='0']")]
   .filter((e) => e.checkVisibility({visibilityProperty: true}) && e.type !== "hidden")
   .filter((e) => !e.closest("details:not([open]) > :not(summary)"))
-  .filter((e) => !e.dataset.reached).map((e) => e.outerHTML)"""
+  .filter((e) => !window.reached?.has(e)).map((e) => e.outerHTML)"""
 FOCUSED = """() => {
   const here = document.activeElement, style = getComputedStyle(here);
-  here.dataset.reached = "yes";
+  (window.reached ??= new Set()).add(here);  // an attribute would go when a live page moves
   return here === document.body || here.nodeName === "IFRAME"
     || (style.outlineStyle !== "none" && style.outlineWidth !== "0px");
 }"""
