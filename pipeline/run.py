@@ -19,7 +19,9 @@ from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import server
-from pipeline.web.views import StoreDesk
+from pipeline.web.rows import Tables
+from pipeline.web.tasks import Tasks
+from pipeline.web.views import Held, StoreDesk, held_by
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.5
@@ -98,6 +100,14 @@ class Runner:
         """Which roles are recovered and committing."""
         return {name: (app := self.apps.get(name)) is not None and app.ready for name in self.names}
 
+    def running(self) -> dict[str, UnitApp | None]:
+        """The App of each role as it runs now; None before its first start."""
+        return {name: self.apps.get(name) for name in self.names}
+
+    def held(self) -> dict[str, Held]:
+        """What can be read now of each role's store."""
+        return {name: held_by(app) for name, app in self.running().items() if app is not None}
+
     async def wait_until_ready(self, seconds: float) -> None:
         """Returns when every role is ready; raises TimeoutError, which names those that are not."""
         try:
@@ -151,9 +161,12 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             await runner.start()
             token = operator_token(settings)
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
+            tasks = Tasks.of(runner.running, settings)
             public = urlsplit(settings.web.public_url)
             app = server.create(
                 desk,
+                Tables(runner.held),
+                tasks,
                 token=token,
                 version=__version__,
                 readiness=runner.readiness,
@@ -169,5 +182,6 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 await told.wait()
             finally:
                 await serving.stop()
+                await tasks.close()
         finally:
             await runner.stop()

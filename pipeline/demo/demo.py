@@ -24,6 +24,8 @@ from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
 from pipeline.topics import client_options, create
 from pipeline.web import server
+from pipeline.web.rows import Tables
+from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
 from schemas.message import Message
 from schemas.status import Status
@@ -108,9 +110,12 @@ class Demo:
         self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str
     ) -> str:
         desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
+        tasks = Tasks.of(runner.running, settings)
+        stack.push_async_callback(tasks.close)
         app = server.create(
-            desk, token=token, version=__version__, readiness=runner.readiness, metrics=runner.metrics
-        )
+            desk, Tables(runner.held), tasks, token=token, version=__version__, readiness=runner.readiness,
+            metrics=runner.metrics,
+        )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)
         stack.push_async_callback(serving.stop)

@@ -6,8 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from pipeline.web import rows as of_tables
 from pipeline.web import shown
 from pipeline.web.problem import MEDIA_TYPE, Problem, Wrong
+from pipeline.web.rows import BadCursor, NoSuchTable, Tables
+from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk, NotHeld
 from tables.history import History
 
@@ -131,6 +134,85 @@ class Overview(BaseModel):
     latencies: dict[str, Latency]
 
 
+class Table(BaseModel):
+    """A table as one role of this process keeps it. `prefix` begins its keys in the role's store."""
+
+    name: str
+    role: str
+    prefix: str
+    holds: str
+    key: list[str]
+    partitions: Partitions
+
+
+class TableList(BaseModel):
+    """Every table of every role that runs in this process."""
+
+    tables: list[Table]
+
+
+class Row(BaseModel):
+    """One row. The same key may stand in other partitions too: `also_in` names them as `role-partition`."""
+
+    key: str
+    role: str
+    partition: int
+    value: Any
+    also_in: list[str] = []
+
+
+class Rows(BaseModel):
+    """Rows in key order, over the open partitions. `next_cursor` asks for those behind; null: there are none.
+
+    A page may hold fewer rows than its limit, or none, and still have a cursor: what it reads is bounded.
+    """
+
+    table: str
+    rows: list[Row]
+    next_cursor: str | None
+    partitions: Partitions
+
+
+class Position(BaseModel):
+    """One partition that a task reads; null is unknown. `lag` is from `committed` to `end`."""
+
+    topic: str
+    queued: int
+    queued_bytes: int
+    paused: bool
+    done: int | None
+    committed: int | None
+    end: int | None
+    lag: int | None
+
+
+class TaskOf(BaseModel):
+    """One partition number of a role; `busy_since` is null while no unit is under way."""
+
+    partition: int
+    state: str
+    epoch: int | None
+    busy_since: str | None
+    calls: int
+    lag: int | None
+    positions: list[Position]
+
+
+class RoleOf(BaseModel):
+    """One role, and the partition numbers that this process has of it."""
+
+    role: str
+    partitions: Partitions
+    lag: int | None
+    tasks: list[TaskOf]
+
+
+class Lag(BaseModel):
+    """How far the roles of this process are."""
+
+    roles: list[RoleOf]
+
+
 def _problem(says: str) -> dict[str, Any]:
     return {"description": says, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
 
@@ -142,7 +224,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(desk: Desk, readiness: Callable[[], Mapping[str, bool]]) -> APIRouter:
+def router(
+    desk: Desk, readiness: Callable[[], Mapping[str, bool]], tables: Tables, tasks: Tasks
+) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api/v1", responses=_ANSWERS)
 
@@ -195,7 +279,64 @@ def router(desk: Desk, readiness: Callable[[], Mapping[str, bool]]) -> APIRouter
         """Counts, the last hour, latencies and readiness."""
         return Overview.model_validate(shown.overview(desk.figures(), readiness()))
 
+    @routes.get("/lag")
+    async def lag() -> Lag:
+        """States, queues, positions and lag of every task in this process."""
+        return Lag.model_validate(shown.lag(await tasks.roles()))
+
+    _add_tables(routes, tables)
     return routes
+
+
+def _add_tables(routes: APIRouter, tables: Tables) -> None:
+    missing: dict[int | str, dict[str, Any]] = {404: _problem("There is no such table, or no such row")}
+
+    @routes.get("/tables")
+    async def kept() -> TableList:
+        """Every table of every role that runs in this process."""
+        return TableList.model_validate({"tables": [shown.table_of(kept) for kept in tables.kept()]})
+
+    @routes.get("/tables/{table}", responses=missing)
+    async def rows(
+        table: str,
+        prefix: Annotated[str, Query(description="what the keys begin with, as they are shown")] = "",
+        limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+        cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+        role: Annotated[str | None, Query(description="of this role alone")] = None,
+    ) -> Rows:
+        """Rows of a table, in key order."""
+        try:
+            found = await tables.page(table, prefix, limit, cursor, role)
+        except BadCursor as error:
+            raise Wrong(422, str(error), "cursor") from None
+        except NoSuchTable as error:
+            raise Wrong(404, str(error)) from None
+        except NotHeld as error:
+            raise Wrong(503, str(error)) from None
+        return Rows(
+            table=table, rows=[_row(one) for one in found.rows], next_cursor=found.cursor,
+            partitions=Partitions(open=found.open, of=found.of),
+        )  # fmt: skip
+
+    @routes.get("/tables/{table}/{key:path}", responses=missing)
+    async def row(table: str, key: str, role: str | None = None, partition: int | None = None) -> Row:
+        """One row, by its key as it is shown; of the first partition that has it, unless one is named."""
+        try:
+            found = await tables.row(table, key, role, partition)
+        except NoSuchTable as error:
+            raise Wrong(404, str(error)) from None
+        except NotHeld as error:
+            raise Wrong(503, str(error)) from None
+        if found is None:
+            raise Wrong(404, f"there is no row {key} in {table}")
+        return _row(found)
+
+
+def _row(found: of_tables.Row) -> Row:
+    return Row(
+        key=found.key, role=found.role, partition=found.partition, value=found.value,
+        also_in=list(found.also_in),
+    )  # fmt: skip
 
 
 def _found(desk: Desk, notification: str, field: str) -> History | None:

@@ -14,7 +14,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline.web import chart, shown
 from pipeline.web.guard import FRAME_POLICY, SIGN_IN
+from pipeline.web.rows import BadCursor, NoSuchTable, Row, Tables
 from pipeline.web.session import Sessions
+from pipeline.web.tasks import Tasks
 from pipeline.web.views import NOTIFICATION_ID, Desk, NotHeld
 from schemas.status import rfc3339
 from tables.history import BUCKETS_MS, History
@@ -39,7 +41,8 @@ class Pages:
         self._environment.globals.update(version=version, group_of=shown.group_of)
         self._environment.filters.update(
             number=number, words=words, clock=clock, day=day, rfc3339=rfc3339, milliseconds=milliseconds,
-            user_url=user_url, notification_url=notification_url, event_url=event_url,
+            user_url=user_url, notification_url=notification_url, event_url=event_url, row_url=row_url,
+            with_query=with_query, value=shown.value, whole_value=shown.whole_value,
         )  # fmt: skip
 
     def page(self, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
@@ -109,8 +112,25 @@ def event_url(event: Mapping[str, str]) -> str:
     return f"/console/events?{urlencode({'source': event['source'], 'id': event['id']})}"
 
 
+def row_url(row: Row, table: str) -> str:
+    """The page of one row of a table."""
+    place = {"key": row.key, "role": row.role, "partition": row.partition}
+    return f"/console/tables/{table}/row?{urlencode(place)}"
+
+
+def with_query(path: str, **fields: str | None) -> str:
+    """An address with those fields that are not empty."""
+    asked = urlencode({name: text for name, text in fields.items() if text})
+    return f"{path}?{asked}" if asked else path
+
+
 def router(
-    desk: Desk, pages: Pages, sessions: Sessions, readiness: Callable[[], Mapping[str, bool]]
+    desk: Desk,
+    pages: Pages,
+    sessions: Sessions,
+    readiness: Callable[[], Mapping[str, bool]],
+    tables: Tables,
+    tasks: Tasks,
 ) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/console", include_in_schema=False, default_response_class=HTMLResponse)
@@ -209,6 +229,46 @@ def router(
     async def outbox_html(key: str = "") -> Response:
         chosen = await asyncio.to_thread(desk.message, key)
         return frame(chosen.html if chosen else None)
+
+    @routes.get("/tasks")
+    async def of_tasks() -> Response:
+        roles = await tasks.roles()
+        return pages.page("tasks", roles=roles, open=shown.open_numbers, now=tasks.clock())
+
+    @routes.get("/tables")
+    async def of_tables() -> Response:
+        kept = tables.kept()
+        roles = {
+            role: [one for one in kept if one.role == role] for role in dict.fromkeys(o.role for o in kept)
+        }
+        return pages.page("tables", roles=roles)
+
+    @routes.get("/tables/{table}")
+    async def table(table: str, prefix: str = "", cursor: str = "", role: str = "") -> Response:
+        try:
+            found = await tables.page(table, prefix, PAGE, cursor or None, role or None)
+        except (NoSuchTable, BadCursor, NotHeld) as error:
+            return no_row(table, error)
+        return pages.page(
+            "table", layout=tables.layout(table), found=found, prefix=prefix, cursor=cursor, role=role
+        )
+
+    @routes.get("/tables/{table}/row")
+    async def row(table: str, key: str = "", role: str = "", partition: int | None = None) -> Response:
+        try:
+            found = await tables.row(table, key, role or None, partition)
+        except (NoSuchTable, NotHeld) as error:
+            return no_row(table, error)
+        if found is None:
+            return pages.missing("No such row", f"There is no row {key} in {table}.")
+        return pages.page("row", layout=tables.layout(table), row=found)
+
+    def no_row(table: str, error: Exception) -> Response:
+        if isinstance(error, NotHeld):
+            return not_held(table, error)
+        if isinstance(error, NoSuchTable):
+            return pages.missing("No such table", f"{table} is none of ours.")
+        return pages.missing("That cannot be asked", f"A parameter makes no sense: {error}.", 422)
 
     @routes.post("/sign-in")
     async def sign_in(request: Request) -> Response:

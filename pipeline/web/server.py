@@ -19,7 +19,9 @@ from pipeline.metrics import CONTENT_TYPE, Metrics
 from pipeline.web import api, console, problem
 from pipeline.web.guard import BODY_BYTES, Guard
 from pipeline.web.problem import Wrong
+from pipeline.web.rows import Tables
 from pipeline.web.session import Sessions
+from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk
 
 Readiness = Mapping[str, bool]
@@ -32,6 +34,8 @@ GRACE_SECONDS = 3
 
 def create(
     desk: Desk,
+    tables: Tables,
+    tasks: Tasks,
     *,
     token: str,
     version: str,
@@ -55,8 +59,8 @@ def create(
         return problem.answer(401, "sign in with the operator token", headers={"www-authenticate": "Bearer"})
 
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
-    app.include_router(api.router(desk, readiness))
-    app.include_router(console.router(desk, pages, sessions, readiness))
+    app.include_router(api.router(desk, readiness, tables, tasks))
+    app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)

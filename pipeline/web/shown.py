@@ -1,14 +1,18 @@
 """How histories and figures are said: pure functions from what is stored to what pages and programs get."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pipeline.web.rows import Kept
+from pipeline.web.tasks import Number, Role, TaskState
 from pipeline.web.views import MINUTES_SHOWN, Figures
 from schemas.kinds import Channel, State
 from schemas.status import rfc3339
 from tables.history import BUCKETS_MS, History
+from tables.layout import say
 
 BEST_FIRST = (
     State.CLICKED, State.OPENED, State.DELIVERED, State.COMPLAINED, State.UNSUBSCRIBED, State.SENT,
@@ -267,3 +271,55 @@ def _since(at: str, event_at: int) -> int | None:
         return round(datetime.fromisoformat(at).timestamp() * 1000) - event_at
     except (ValueError, OverflowError):
         return None
+
+
+def table_of(kept: Kept) -> dict[str, Any]:
+    """A table as programs get it."""
+    layout = kept.layout
+    return {
+        "name": layout.name, "role": kept.role, "prefix": say(layout.prefix).replace("%7C", "|"),
+        "holds": layout.holds, "key": [part.name for part in layout.parts],
+        "partitions": {"open": kept.open, "of": kept.of},
+    }  # fmt: skip
+
+
+def lag(roles: Iterable[Role]) -> dict[str, Any]:
+    """The tasks as programs get them."""
+    return {
+        "roles": [
+            {
+                "role": role.name,
+                "partitions": {"open": open_numbers(role), "of": role.of},
+                "lag": role.lag,
+                "tasks": [_task(number) for number in role.numbers],
+            }
+            for role in roles
+        ]
+    }
+
+
+def open_numbers(role: Role) -> int:
+    """How many of a role's tasks are at work here."""
+    return sum(number.state is TaskState.RUNNING for number in role.numbers)
+
+
+def _task(number: Number) -> dict[str, Any]:
+    return {
+        "partition": number.number,
+        "state": number.state,
+        "epoch": number.epoch,
+        "busy_since": None if number.busy_since is None else rfc3339(int(number.busy_since * 1000)),
+        "calls": number.calls,
+        "lag": number.lag,
+        "positions": [{**position._asdict(), "lag": position.lag} for position in number.positions],
+    }
+
+
+def value(found: Any) -> str:
+    """A row's value on one line, as short as JSON has it; a text stands for itself."""
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def whole_value(found: Any) -> str:
+    """A row's value on as many lines as it needs."""
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, indent=2)

@@ -73,7 +73,7 @@ class Behind:
 
 
 class Held(NamedTuple):
-    """The open partitions of status, and how many there are in all (0: the role does not run here)."""
+    """The open partitions of a role, and how many there are in all (0: the role does not run here)."""
 
     rows: Mapping[int, SeekableRows]
     of: int
@@ -213,6 +213,11 @@ def _minutes_since(rows: Mapping[int, SeekableRows], since: int) -> Counter[tupl
     return found
 
 
+def held_by(app: Any) -> Held:
+    """The partitions of a running App that are open now."""
+    return Held({number: StoredRows(db) for number, db in app.store.opened().items()}, app.partitions)
+
+
 class StoreDesk(RowsDesk):
     """The Desk over the databases of the status role; `status` gives its App as it runs now, or None."""
 
@@ -221,8 +226,6 @@ class StoreDesk(RowsDesk):
     ) -> None:
         def held() -> Held:
             app = status()
-            if app is None:
-                return Held({}, 0)
-            return Held({number: StoredRows(db) for number, db in app.store.opened().items()}, app.partitions)
+            return Held({}, 0) if app is None else held_by(app)
 
         super().__init__(held, state_dir / outbox.FILE, clock=clock)

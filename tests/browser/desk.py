@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from pipeline.metrics import Metrics
 from pipeline.providers.outbox import Outbox
 from pipeline.web import server
+from pipeline.web.rows import Tables
+from pipeline.web.tasks import Ends, Tasks, Topic
 from pipeline.web.views import Held, RowsDesk
 from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
 from schemas.kinds import Channel, Priority, State
@@ -71,15 +73,30 @@ class Office:
     ready: dict[str, bool] = field(default_factory=lambda: {"core": True, "email": True, "status": True})
     metrics: Metrics = field(default_factory=Metrics)
 
+    others: dict[str, dict[int, DictRows]] = field(default_factory=dict)
+    """The rows of other roles, by partition."""
+    apps: dict[str, Any] = field(default_factory=dict)
+    ends: dict[Topic, int] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self.desk = RowsDesk(lambda: Held(dict(self.rows), self.of), self.outbox_file, clock=self.clock)
+        self.tables = Tables(self.held)
+        self.tasks = Tasks(lambda: self.apps, Ends(self.fetch_ends), self.clock)
         self.app: FastAPI = server.create(
-            self.desk, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready, metrics=self.metrics,
-            hosts=self.hosts, secure=self.secure, clock=self.clock,
+            self.desk, self.tables, self.tasks, token=TOKEN, version="0.0.1-test",
+            readiness=lambda: self.ready, metrics=self.metrics, hosts=self.hosts, secure=self.secure,
+            clock=self.clock,
         )  # fmt: skip
 
     def clock(self) -> float:
         return self.now
+
+    def held(self) -> dict[str, Held]:
+        others = {role: Held(dict(rows), self.of) for role, rows in self.others.items()}
+        return {**others, **({"status": Held(dict(self.rows), self.of)} if self.of else {})}
+
+    async def fetch_ends(self, wanted: set[Topic]) -> dict[Topic, int]:
+        return {one: self.ends[one] for one in wanted if one in self.ends}
 
     def tell(
         self,

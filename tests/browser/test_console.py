@@ -10,6 +10,7 @@ from pipeline.providers.outbox import Outbox
 from schemas.kinds import Channel, State
 from tests.browser.conftest import Site
 from tests.browser.desk import SOURCE, TOKEN, drop, fill, story
+from tests.browser.roles import at_work, stock
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +130,30 @@ async def test_what_one_opened_stays_open(site: Site) -> None:
     site.office.now += 1
     await expect(page.locator(".words")).to_contain_text("1 sent")
     await expect(page.locator(".words")).to_be_visible()
+
+
+async def test_lag_moves_by_itself(site: Site) -> None:
+    app = at_work(site.office)
+    page = await site.open("/console/tasks")
+    lag = page.locator('[data-lag="events-0"]')
+    await expect(lag).to_have_text("2")
+    site.office.ends["events", 0] = 1_234
+    await expect(lag).to_have_text("1\u2009224")
+    app.consumer.tasks[0].abandoned = True
+    await expect(page.locator('[data-state="core-0"]')).to_have_text("abandoned")
+
+
+async def test_a_row_is_found_by_the_keyboard(site: Site) -> None:
+    stock(site.office, 120)
+    page = await site.open("/console/tables")
+    await page.get_by_role("link", name="users").press("Enter")
+    await page.get_by_role("link", name="Further on").press("Enter")
+    await expect(page.get_by_role("link", name="user-099")).to_be_visible()
+    await page.get_by_label("What keys begin with").fill("user-11")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("tbody tr")).to_have_count(10)
+    await page.get_by_role("link", name="user-113").press("Enter")
+    await expect(page.locator("pre")).to_contain_text("user-113@example.com")
 
 
 async def test_a_search_begins_with_a_slash(site: Site) -> None:

@@ -209,7 +209,14 @@ async def test_requests_are_bounded(office: Office) -> None:
 async def test_a_token_may_be_any_text(office: Office) -> None:
     token = "schlüssel ☃"
     app = server.create(
-        office.desk, token=token, version="0", readiness=dict, metrics=Metrics(), clock=office.clock
+        office.desk,
+        office.tables,
+        office.tasks,
+        token=token,
+        version="0",
+        readiness=dict,
+        metrics=Metrics(),
+        clock=office.clock,
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         bearer = {b"authorization": f"Bearer {token}".encode()}

@@ -1,0 +1,101 @@
+"""Roles for the pages to look at: rows as their stages write them, and tasks as the engine has them."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from faust.types import TP
+
+from schemas.ids import notification_id
+from schemas.kinds import Channel
+from tables import caps, claims, effects, people, waits
+from tables.claims import Claim, Origin, Pinned
+from tables.effects import Attempt, Result
+from tables.waits import Wait
+from tests.browser.desk import NOON, SOURCE, DictRows, Office
+
+HOOK = "https://hooks.example/services/T0/SECRET"
+
+
+def found_id(n: int = 1, user: str = "ada") -> str:
+    """The id of the n-th notification."""
+    return notification_id(user, SOURCE, f"order-{n}", "orders")
+
+
+def stock(office: Office, users: int = 3) -> None:
+    """Fills core and email, in partitions 0 and 1."""
+    core = office.others["core"] = {0: DictRows(), 1: DictRows()}
+    email = office.others["email"] = {0: DictRows(), 1: DictRows()}
+    for n in range(users):
+        user, rows, sent = f"user-{n:03d}", core[n % 2], email[n % 2]
+        found = found_id(n, user)
+        person = b'{"user_id":"%s","email":"%s@example.com","slack":"%s"}' % (
+            user.encode(), user.encode(), HOOK.encode(),
+        )  # fmt: skip
+        people.upsert(rows, people.USERS + user.encode(), NOON + n, person)
+        people.upsert(rows, people.PREFERENCES + user.encode(), NOON + n, b'{"channels":{"sms":false}}')
+        device = b'{"user_id":"u","token":"t-%d","platform":"web","keys":{"auth":"SECRET"}}' % n
+        people.upsert(rows, people.DEVICES + user.encode() + b"\0t-%d" % n, NOON, device)
+        caps.raise_by_one(rows, caps.key(user, NOON), n)
+        pinned = (Pinned(Channel.EMAIL, f"{user}@example.com"), Pinned(Channel.WEBHOOK, HOOK))
+        origin = Origin("notifications", n % 2, n, NOON)
+        claims.put(rows, claims.key(found, "plan"), Claim(origin, "events-0-1", 7, 1, pinned))
+        effect = effects.effect(found, "plan", "0a1b2c")
+        effects.put_attempt(sent, effect, Attempt(1, "key", "hash", "main", NOON))
+        effects.put_result(sent, effect, Result(1, "sent", NOON + 40, "main", "m-1"))
+        record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
+        waits.put(sent, effect, NOON + n * 60_000, Wait("email-notifications", user.encode(), record, 3))
+        for own in (rows, sent):
+            own.put(b"\0epoch", b"3")
+
+
+@dataclass
+class FakeQueue:
+    records: deque[Any] = field(default_factory=deque)
+    bytes: int = 0
+
+
+@dataclass
+class FakeTask:
+    """What the pages read of an engine's task."""
+
+    epoch: int = 3
+    began: float | None = None
+    abandoned: bool = False
+    closed: bool = False
+    runner: Any = "at work"
+    by_topic: dict[str, FakeQueue] = field(default_factory=dict)
+
+
+@dataclass
+class FakeConsumer:
+    assigned: int | None = 1
+    draining: bool = False
+    tasks: dict[int, FakeTask] = field(default_factory=dict)
+    done: dict[TP, int] = field(default_factory=dict)
+    kept: dict[TP, int] = field(default_factory=dict)
+    full: set[TP] = field(default_factory=set)
+    numbers: set[int] = field(default_factory=set)
+
+    def assignment(self) -> set[TP]:
+        return {TP("store-changelog", number) for number in self.numbers}
+
+
+@dataclass
+class FakeApp:
+    reads: list[str] = field(default_factory=lambda: ["events-express", "events"])
+    partitions: int = 4
+    started: bool = True
+    consumer: FakeConsumer = field(default_factory=FakeConsumer)
+
+
+def at_work(office: Office, role: str = "core", number: int = 0) -> FakeApp:
+    """A role with one task at work: 10 done and committed of 12 in one topic, nothing known of the other."""
+    app = office.apps[role] = FakeApp()
+    consumer = app.consumer
+    consumer.numbers = {number}
+    consumer.tasks[number] = FakeTask(by_topic={topic: FakeQueue() for topic in app.reads})
+    consumer.done[TP("events", number)] = 11
+    consumer.kept[TP("events", number)] = 10
+    office.ends["events", number] = 12
+    return app
