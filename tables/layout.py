@@ -321,6 +321,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         (*_EFFECT, Part("n", TEXT)), _named(*effects.Result._fields[1:]),
     ),
     Layout(
+        "reopenings", effects.REOPENINGS, Keeper.CHANNEL, "Which dead letters opened a failed message again",
+        (*_EFFECT, Part("k", TEXT)), _named(*effects.Reopening._fields[1:]),
+    ),
+    Layout(
         "waits", waits.PREFIX, Keeper.CHANNEL, "What comes up again, by the moment when it is due",
         (Part("due", TIME), *_EFFECT), _wait,
     ),
