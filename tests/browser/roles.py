@@ -10,7 +10,7 @@ from schemas.ids import notification_id
 from schemas.kinds import Channel
 from tables import caps, claims, effects, people, waits
 from tables.claims import Claim, Origin, Pinned
-from tables.effects import Attempt, Result
+from tables.effects import Attempt, Reopening, Result
 from tables.waits import Wait
 from tests.browser.desk import NOON, SOURCE, DictRows, Office
 
@@ -43,6 +43,7 @@ def stock(office: Office, users: int = 3) -> None:
         effect = effects.effect(found, "plan", "0a1b2c")
         effects.put_attempt(sent, effect, Attempt(1, "key", "hash", "main", NOON))
         effects.put_result(sent, effect, Result(1, "sent", NOON + 40, "main", "m-1"))
+        effects.put_reopening(sent, effect, Reopening(1, "dlq-email-0-1", 1, "email-notifications-0-9"))
         record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
         waits.put(sent, effect, NOON + n * 60_000, Wait("email-notifications", user.encode(), record, 3))
         for own in (rows, sent):
