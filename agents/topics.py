@@ -33,8 +33,3 @@ MESSAGE_LANES = {
     (channel, priority): _LANES[MESSAGES[channel]][priority] for channel in Channel for priority in Priority
 }
 """The channel topic of a lane."""
-
-
-def lane(topic: str, priority: Priority) -> str:
-    """The topic of a lane: critical and high travel on `-express`."""
-    return _LANES[topic][priority]

@@ -3,17 +3,17 @@
 Every process does this for itself, without a consumer group.
 """
 
-import asyncio
 import logging
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from pydantic import ValidationError
 
 from agents import topics
 from agents.catalogue import Catalogue
 from agents.render import TemplateBroken
 from pipeline import rules
+from pipeline.following import Follower
 from pipeline.settings import Settings
 from pipeline.topics import client_options
 from schemas.event import first_problem
@@ -21,7 +21,6 @@ from schemas.template import Template
 from schemas.workflow import Workflow
 
 log = logging.getLogger(__name__)
-READ_SECONDS = 60.0
 
 
 class CatalogueReader:
@@ -29,44 +28,19 @@ class CatalogueReader:
 
     def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
         self.settings, self.catalogue = settings, catalogue
-        self._consumer: Any = None
-        self._following: asyncio.Task[None] | None = None
+        self._follower = Follower(settings, (topics.WORKFLOWS, topics.TEMPLATES), self._take)
 
     async def start(self) -> None:
         """Reads both topics to their ends, then follows them in the background."""
-        prefix = self.settings.kafka.topic_prefix
-        consumer = AIOKafkaConsumer(
-            **client_options(self.settings), group_id=None, auto_offset_reset="earliest",
-            enable_auto_commit=False, fetch_max_wait_ms=50, max_partition_fetch_bytes=8 << 20,
-        )  # fmt: skip
-        await consumer.start()
-        self._consumer = consumer
-        parts = [TopicPartition(prefix + name, 0) for name in (topics.WORKFLOWS, topics.TEMPLATES)]
-        consumer.assign(parts)
-        await consumer.seek_to_beginning(*parts)
-        ends = await consumer.end_offsets(parts)
-        async with asyncio.timeout(READ_SECONDS):
-            while any([await consumer.position(part) < ends[part] for part in parts]):
-                self._take(await consumer.getmany(timeout_ms=50))
-        self._following = asyncio.create_task(self._follow(), name="catalogue")
+        await self._follower.start()
 
     async def stop(self) -> None:
         """Stops following."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-        if self._consumer is not None:
-            await self._consumer.stop()
+        await self._follower.stop()
 
-    async def _follow(self) -> None:
-        while True:
-            self._take(await self._consumer.getmany(timeout_ms=500))
-
-    def _take(self, fetched: dict[Any, list[Any]]) -> None:
-        for part, records in fetched.items():
-            name = part.topic.removeprefix(self.settings.kafka.topic_prefix)
-            for record in records:
-                self._change(name, (record.key or b"").decode("utf-8", "replace"), record.value)
+    def _take(self, record: Any) -> None:
+        name = record.topic.removeprefix(self.settings.kafka.topic_prefix)
+        self._change(name, (record.key or b"").decode("utf-8", "replace"), record.value)
 
     def _change(self, topic: str, key: str, value: bytes | None) -> None:
         """Takes one record over; a broken one is refused, and the old one stays."""

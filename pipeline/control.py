@@ -1,22 +1,19 @@
 """What the groups of this process are told: each process follows `control` and lets its engines hear it."""
 
-import asyncio
 import logging
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from agents import topics
 from pipeline.engine import Rewind, Rewinds
+from pipeline.following import Follower
 from pipeline.settings import Settings
-from pipeline.topics import ROLES, client_options, counts, group
+from pipeline.topics import ROLES, counts, group
 from schemas.base import RecordUnreadable
 from schemas.control import Replay
 
 log = logging.getLogger(__name__)
-READ_SECONDS = 60.0
 DOCTOR = b"doctor"
 """The key under which `carillon doctor` asks the broker for the time."""
 
@@ -32,24 +29,11 @@ class ControlReader:
         self.settings = settings
         self._rewinds = {group(settings, role): Rewinds() for role in ROLES}
         self._known = {settings.kafka.topic_prefix + name: count for name, count in counts(settings).items()}
-        self._consumer: Any = None
-        self._following: asyncio.Task[None] | None = None
+        self._follower = Follower(settings, (topics.CONTROL,), self.hear)
 
     async def start(self) -> None:
         """Reads the topic to its end, then follows it in the background."""
-        consumer = self._consumer = AIOKafkaConsumer(
-            **client_options(self.settings), group_id=None, auto_offset_reset="earliest",
-            enable_auto_commit=False, fetch_max_wait_ms=50,
-        )  # fmt: skip
-        await consumer.start()
-        part = TopicPartition(self.settings.kafka.topic_prefix + topics.CONTROL, 0)
-        consumer.assign([part])
-        await consumer.seek_to_beginning(part)
-        end = (await consumer.end_offsets([part]))[part]
-        async with asyncio.timeout(READ_SECONDS):
-            while await consumer.position(part) < end:
-                self._take(await consumer.getmany(timeout_ms=50))
-        self._following = asyncio.create_task(self._follow(), name="control")
+        await self._follower.start()
 
     def rewinds_of(self, name: str) -> Rewinds:
         """What the members of a consumer group were told so far, and will be."""
@@ -57,24 +41,7 @@ class ControlReader:
 
     async def stop(self) -> None:
         """Stops following."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-        if self._consumer is not None:
-            await self._consumer.stop()
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                self._take(await self._consumer.getmany(timeout_ms=500))
-            except KafkaError as error:
-                log.error("control could not be read: %s", error)
-                await asyncio.sleep(1.0)
-
-    def _take(self, fetched: dict[Any, list[Any]]) -> None:
-        for records in fetched.values():
-            for record in records:
-                self.hear(record)
+        await self._follower.stop()
 
     def hear(self, record: Any) -> None:
         """Takes one record over; a broken one is refused, and what a doctor left there is no request."""
