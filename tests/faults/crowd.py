@@ -225,4 +225,4 @@ class Crowd(Loop):
 def _is_stopped(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    return os.name != "posix"
+    return False
