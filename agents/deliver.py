@@ -10,11 +10,12 @@ from typing import NamedTuple
 from agents import redrive, topics
 from agents.sending import Send
 from schemas import dead_letter
-from schemas.base import RecordUnreadable
+from schemas.base import RecordUnreadable, encode
 from schemas.event import Unreadable
 from schemas.ids import hash_in, masked
 from schemas.kinds import Doubt, Reason, State
 from schemas.message import Message
+from schemas.notification import FAILED, PLAN, Signal
 from schemas.outcome import Outcome
 from schemas.status import Status, rfc3339
 from tables import effects
@@ -46,8 +47,11 @@ class Parcel(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The idempotency key: the same for every attempt."""
-        return f"{self.message.id}.{self.message.target_id}"
+        """The idempotency key: the same for every attempt of a step."""
+        message = self.message
+        if message.step == PLAN:
+            return f"{message.id}.{message.target_id}"
+        return f"{message.id}.{message.target_id}.{message.step}"
 
 
 class Admitted(NamedTuple):
@@ -228,7 +232,19 @@ def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Se
     sends = [_status(message, state, result.at, reason, result)]
     if state is State.FAILED:
         sends.append(dead(parcel, reason or Reason.REFUSED, result.reason or "", result.at, result.n))
+        if message.has_fallback:
+            sends.append(_tell_core(message))
     return sends
+
+
+def _tell_core(message: Message) -> Send:
+    """Says that a target has failed, for the chain to go on."""
+    signal = Signal(
+        kind=FAILED, id=message.id, user_id=message.user_id, channel=message.channel,
+        target_id=message.target_id, step=message.step,
+    )  # fmt: skip
+    topic = topics.NOTIFICATION_LANES[message.priority]
+    return Send(topic, message.user_id.encode(), encode(signal), hash_in(message.id))
 
 
 def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:

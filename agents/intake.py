@@ -28,13 +28,25 @@ from schemas.event import (
 )
 from schemas.ids import notification_id, user_hash
 from schemas.kinds import Channel, Priority, Reason, State
-from schemas.notification import PLAN, Addresses, EventRef, GivenContent, Notification
+from schemas.notification import (
+    PLAN,
+    Addresses,
+    Escalation,
+    EventRef,
+    Gathering,
+    GivenContent,
+    Limit,
+    Notification,
+)
 from schemas.status import Status, rfc3339
 from schemas.workflow import Workflow
 from tables.claims import Origin
 
 MAX_FAN_OUT_BYTES = 64_000_000
 """What one event may become: each of its notifications carries all of its data."""
+
+MAX_KEY = 512
+"""Characters of a digest's key."""
 
 DIRECT = Workflow.model_construct(
     name="direct", id="direct", on="", recipients=(), template="", channels=tuple(Channel),
@@ -63,8 +75,9 @@ def take_in(
     found: list[Send] = []
     size = 0
     for workflow in workflows:
+        digest = gathering(event, workflow)
         for user_id, contact in recipients(event, workflow):
-            found.append(notify(event, workflow, user_id, contact, position, origin.at))
+            found.append(notify(event, workflow, user_id, contact, position, origin.at, digest))
             size += len(found[-1].value or b"")
             if size > MAX_FAN_OUT_BYTES:
                 raise Unreadable(
@@ -86,6 +99,7 @@ def recipients(event: Event, workflow: Workflow) -> Iterable[tuple[str, Contact 
             else:
                 found.setdefault(one, None)
         return found.items()
+    found.update(dict.fromkeys(workflow.users))
     for path in workflow.recipients:
         for user_id in _found_at(path, event.data):
             found[user_id] = None
@@ -132,14 +146,15 @@ def _flat(found: Any) -> Iterable[str]:
 
 
 def notify(
-    event: Event, workflow: Workflow, user_id: str, contact: Contact | None, position: str, at: int
-) -> Send:
+    event: Event, workflow: Workflow, user_id: str, contact: Contact | None, position: str, at: int,
+    digest: Gathering | None = None,
+) -> Send:  # fmt: skip
     """The `notifications` record of one recipient: everything that planning needs of workflow and request."""
     request = event.request
     priority, category, channels = workflow.priority, workflow.category, workflow.channels
     template: str | None = workflow.template
     expires = None if workflow.expires_after is None else at + workflow.expires_after * 1000
-    content = addresses = locale = metadata = None
+    content = addresses = locale = metadata = scheduled = None
     if request is not None:
         priority, category = request.priority or priority, request.category or category
         channels, locale = request.channels or channels, request.locale
@@ -147,6 +162,8 @@ def notify(
             metadata = request.metadata
         if request.expires_at is not None:
             expires = milliseconds(request.expires_at)
+        if request.scheduled_at is not None:
+            scheduled = milliseconds(request.scheduled_at)
         if request.template_id is not None:
             template = request.template_id
         elif request.content is not None:
@@ -162,9 +179,33 @@ def notify(
         workflow=workflow.name, category=category, priority=priority, channels=channels, template=template,
         content=content, variables=event.data, contact=addresses, locale=locale, doubt=workflow.doubt,
         mandatory=workflow.mandatory, expires_at=expires, generation=0, metadata=metadata,
+        scheduled_at=scheduled, digest=digest, fallback=workflow.fallback or None,
+        escalate=_escalations(workflow) if workflow.escalate else None,
+        throttle=_throttle(workflow) if workflow.throttle else None,
     )  # fmt: skip
     topic = topics.NOTIFICATION_LANES[priority]
     return Send(topic, user_id.encode(), encode(notification), user_hash(user_id))
+
+
+def gathering(event: Event, workflow: Workflow) -> Gathering | None:
+    """The digest that a workflow gathers an event into, None for one that goes by itself."""
+    rule = workflow.digest
+    if rule is None:
+        return None
+    found = "" if rule.by is None else _compiled(rule.by)(event.data)
+    key = found if isinstance(found, str) else encode(found).decode()
+    return Gathering(
+        key=key[:MAX_KEY], window=rule.window * 1000, flush_at=rule.flush_at, template=rule.template
+    )
+
+
+def _escalations(workflow: Workflow) -> tuple[Escalation, ...]:
+    return tuple(Escalation(after=one.after * 1000, channels=one.channels) for one in workflow.escalate)
+
+
+def _throttle(workflow: Workflow) -> Limit | None:
+    rule = workflow.throttle
+    return None if rule is None else Limit(limit=rule.limit, per=rule.per * 1000)
 
 
 def ignored(event: Event, origin: Origin, reason: Reason) -> Send:

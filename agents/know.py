@@ -8,7 +8,7 @@ from agents import redrive, topics
 from agents.sending import Send
 from schemas.event import Unreadable, first_problem
 from schemas.user import Device, Preferences, User
-from tables import people
+from tables import people, waits
 from tables.rows import Rows
 
 _TABLES: dict[str, tuple[bytes, type[User | Preferences | Device]]] = {
@@ -33,7 +33,9 @@ def know(topic: str, key: bytes | None, value: bytes | None, at: int, rows: Rows
         if prefix != people.DEVICES and known.user_id and known.user_id.encode() != key:
             raise Unreadable("user_id: is not the record's key, by which the record is found")
         value = known.to_json()  # in one form, so that reading it needs no second look
-    people.upsert(rows, prefix + key, at, value)
+    if people.upsert(rows, prefix + key, at, value) and prefix == people.USERS and value is not None:
+        for wait in people.awaiting(rows, key.decode()):
+            waits.move(rows, wait, at)
 
 
 def astray(

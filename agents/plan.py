@@ -1,180 +1,346 @@
 """Plan: reads `notifications`, claims each step, decides whom it reaches where, and why not elsewhere.
 
 The claim is looked up first, and every outcome is claimed. Writes the channel topics, `contents` and
-`delivery-status`; state: claims, users, preferences, caps.
+`delivery-status`; state: claims, users, preferences, devices, suppressed addresses, caps, waits, digests,
+watches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import msgspec
+
+from agents import gather, rules, topics
 from agents.catalogue import Catalogue
 from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
+from agents.rules import Known
 from agents.sending import MAX_BYTES, Send
-from schemas.base import RecordUnreadable
+from schemas.base import encode, problem
 from schemas.event import Unreadable
-from schemas.kinds import Channel, Priority, Reason, State
+from schemas.ids import target_id
+from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import Addresses, Notification
-from schemas.status import Verdict
-from tables import caps, claims, people
-from tables.claims import Claim, Origin, Pinned
-from tables.people import Person, Wishes
+from schemas.notification import COLLECT, DIGEST, PLAN, Notification, Signal
+from schemas.status import Verdict, rfc3339
+from tables import caps, claims, effects, people, waits, watches
+from tables.claims import Claim, Instead, Note, Origin, Pinned
 from tables.rows import Rows
+from tables.waits import Wait
+from tables.watches import Watch
 
 MAX_DETAIL = 500
-Told = tuple[Channel, str | None, str]
-"""Channel, the reason against it, and what the rule saw."""
+MOST_RESUMES = 100
+"""So often a step is put off; then quiet hours count no more."""
+RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
+Told = tuple[str, str | None, str]
+"""A channel, or a rule of the whole; the reason against it or what it said; and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
 
+_read: Callable[[bytes], Notification | Signal] = msgspec.json.Decoder(Notification | Signal).decode
 
-def read(value: bytes | None) -> Notification:
+
+def read(value: bytes | None) -> Notification | Signal:
     """Reads a record of `notifications`. Raises Unreadable, which names the field."""
     try:
-        return Notification.from_json(value)
-    except RecordUnreadable as error:
-        raise Unreadable(str(error)) from None
+        return _read(value or b"")
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(problem(error)) from None
 
 
-def plan(
-    notification: Notification, origin: Origin, rows: Rows, number: int, mark: int, catalogue: Catalogue
-) -> Sequence[Send]:
+class Policy(msgspec.Struct, frozen=True):
+    """What whoever runs core has set: the grace of unknown users (ms), and caps a day by category."""
+
+    grace: int = 0
+    category_caps: Mapping[str, int] = {}
+
+
+class Work(msgspec.Struct, gc=False):
+    """What planning stands on in one unit of work.
+
+    `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3), `epoch` its
+    owner's; `name` gives a topic's name on the broker.
+    """
+
+    rows: Rows
+    number: int
+    mark: int
+    catalogue: Catalogue
+    epoch: int = 0
+    policy: Policy = Policy()
+    name: Callable[[str], str] = str
+
+    def wait(self, id: bytes, due: int, following: Notification) -> None:
+        """Lets a record come up at `due` (ms)."""
+        topic = self.name(topics.NOTIFICATION_LANES[following.priority])
+        record = Wait(topic, following.user_id.encode(), encode(following), self.epoch)
+        waits.put(self.rows, id, due, record)
+
+
+def wait_id(notification: str, step: str) -> bytes:
+    """The name under which a step waits."""
+    return effects.effect(notification, step, "")
+
+
+def plan(notification: Notification, origin: Origin, work: Work, due: int | None = None) -> Sequence[Send]:
     """Claims the step and decides it; what a claim implies is sent again where it may not be out.
 
-    `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3).
+    `due` is the moment that the record carries if it waited for it.
     """
     key = claims.key(notification.id, notification.step)
-    claim = claims.find(rows, key)
+    claim = claims.find(work.rows, key)
     if claim is None or claim.mendable:
-        return _decide(notification, origin, key, rows, number, mark, catalogue, claim)
+        if due is not None and claim is None and not _was_waiting(notification, due, work.rows):
+            return ()  # cancelled, seen or put off anew since; or a copy of what came already
+        return _decide(notification, origin, key, work, claim)
     if claim.origin == origin:
-        return emit(notification, claim, catalogue) if claim.number > mark else ()
-    if claim.position == notification.position:
+        return emit(notification, claim, work) if claim.number > work.mark else ()
+    if claim.cancelled_first:
+        return _claimed(notification, origin, key, work, claim.instead)
+    if due is not None or claim.position == notification.position:
         return ()  # the same event came down again: a replay, or a redelivery of intake
     router = Router(notification, notification.event_at)  # not this record's time: a replay makes it anew
     return (router.status(State.DUPLICATE, reason=Reason.ALREADY_PLANNED, detail=notification.position),)
 
 
+def _was_waiting(notification: Notification, due: int, rows: Rows) -> bool:
+    """Whether the record is what waited for that moment; it waits no more."""
+    id = wait_id(notification.id, notification.step)
+    if waits.find(rows, id) != due:
+        return False
+    waits.drop(rows, id)
+    if notification.waited_for == Reason.UNKNOWN_USER:
+        people.stop_awaiting(rows, notification.user_id)
+    return True
+
+
 def _decide(
-    notification: Notification,
-    origin: Origin,
-    key: bytes,
-    rows: Rows,
-    number: int,
-    mark: int,
-    catalogue: Catalogue,
-    before: Claim | None,
+    notification: Notification, origin: Origin, key: bytes, work: Work, before: Claim | None
 ) -> Sequence[Send]:
-    version = 0 if notification.content is not None else catalogue.current(notification.template or "")
-    if version is None:
-        failure, detail = Reason.UNKNOWN_TEMPLATE, notification.template
-    else:
-        try:
-            renderings = _renderings(notification, version, catalogue)
-            counter = caps.key(notification.user_id, origin.at)
-            counted = caps.count(rows, counter)
-            pinned = choose(notification, origin.at, rows, counted, renderings)
-            claim = Claim(origin, notification.position, number, version, pinned)
-            sends = _emit(notification, claim, renderings)
-        except TemplateBroken as error:
-            failure, detail = Reason.TEMPLATE_FAILED, str(error)[:MAX_DETAIL]
-        else:
-            for outcome in pinned:
-                if outcome.reason is None:
-                    caps.raise_by_one(rows, counter, counted)
-                    break
-            claims.put(rows, key, claim)
-            return sends
+    if notification.step == COLLECT:
+        return _claimed(notification, origin, key, work, gather.close(notification, work.rows))
+    version = 0
+    try:
+        if notification.content is None:
+            version = work.catalogue.current(notification.template or "") or 0
+            if not version:
+                raise _Fails(Reason.UNKNOWN_TEMPLATE, notification.template or "")
+        renderings = _renderings(notification, version, work.catalogue)
+        of = rules.known(work.rows, notification.user_id)
+        due = _put_off_at_once(notification, of, origin.at, work.policy)
+        if due is not None:
+            return _put_off(notification, origin, key, work, due)
+        return _choose(notification, origin, key, work, of, version, renderings)
+    except TemplateBroken as error:
+        failure, detail = Reason.TEMPLATE_FAILED, str(error)[:MAX_DETAIL]
+    except _Fails as error:
+        failure, detail = error.reason, error.detail[:MAX_DETAIL]
     told = f"{failure}: {detail}"
-    if before is not None and before.failure == told and before.number <= mark:
+    if before is not None and before.failure == told and before.number <= work.mark:
         return ()  # still broken in the same way, and said so already
-    failed = Claim(origin, notification.position, number, version or 0, (), mendable=True, failure=told)
-    claims.put(rows, key, failed)
+    failed = Claim(origin, notification.position, work.number, version, (), failure=told)
+    claims.put(work.rows, key, failed)
     return (Router(notification, origin.at).status(State.FAILED, reason=failure, detail=detail),)
 
 
-def choose(
-    notification: Notification, now: int, rows: Rows, counted: int, renderings: Renderings | None
-) -> tuple[Pinned, ...]:
-    """Each channel's outcome, exactly one a channel: a target, or the rule that stands against it.
+class _Fails(Exception):
+    """A failure that can be mended."""
 
-    `counted` is how much the user was sent today; `renderings` the template's, None where the words came
-    with the request.
-    """
-    user, contact = people.user(rows, notification.user_id), notification.contact
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def _claimed(
+    notification: Notification, origin: Origin, key: bytes, work: Work, instead: Instead | None
+) -> Sequence[Send]:
+    """Claims a step that reaches no channel now, and says so."""
+    claim = Claim(origin, notification.position, work.number, 0, (), instead=instead)
+    claims.put(work.rows, key, claim)
+    return emit(notification, claim, work)
+
+
+# -- waiting
+
+
+def _put_off_at_once(notification: Notification, of: Known, now: int, policy: Policy) -> Instead | None:
+    """What is not even looked at yet: scheduled for later, or for a user whose record may be on its way."""
+    due = notification.scheduled_at
+    if due is not None and due > now:
+        return Instead(State.SCHEDULED, Reason.SCHEDULED, "", due)
+    if of.user is not None or notification.contact is not None or not policy.grace:
+        return None
+    if notification.waited_for == Reason.UNKNOWN_USER:
+        return None
+    return Instead(State.SCHEDULED, Reason.UNKNOWN_USER, "", now + policy.grace)
+
+
+def _put_off(
+    notification: Notification, origin: Origin, key: bytes, work: Work, instead: Instead
+) -> Sequence[Send]:
+    """Lets the next step come up when it is due."""
+    following = msgspec.structs.replace(
+        notification, step=resumed(notification.step), waited_for=instead.reason, scheduled_at=None
+    )
+    id = wait_id(following.id, following.step)
+    work.wait(id, instead.due or 0, following)
+    if instead.reason == Reason.UNKNOWN_USER:
+        people.await_user(work.rows, notification.user_id, id)
+    return _claimed(notification, origin, key, work, instead)
+
+
+def resumed(step: str) -> str:
+    """The step that follows one that was put off."""
+    base, is_resume, n = step.rpartition(RESUME)
+    if is_resume:
+        return f"{base}{RESUME}{int(n) + 1}"
+    return f"{RESUME}1" if step in (PLAN, DIGEST) else f"{step}/{RESUME}1"
+
+
+def _resumes(step: str) -> int:
+    _, is_resume, n = step.rpartition(RESUME)
+    return int(n) if is_resume else 0
+
+
+def numbered(step: str, kind: str) -> int:
+    """The number of a step of that kind, 0 for any other."""
+    return int(step.removeprefix(kind).partition("/")[0]) if step.startswith(kind) else 0
+
+
+# -- choosing
+
+
+def _choose(
+    notification: Notification,
+    origin: Origin,
+    key: bytes,
+    work: Work,
+    of: Known,
+    version: int,
+    renderings: Renderings | None,
+) -> Sequence[Send]:
+    now, rows = origin.at, work.rows
+    if of.user is None and notification.contact is None:
+        pinned = against(notification, Reason.UNKNOWN_USER)
+    elif notification.expires_at is not None and now >= notification.expires_at:
+        pinned = against(notification, Reason.EXPIRED)
+    else:
+        pinned = reached(notification, of, rows, renderings)
+    notes: list[Note] = []
+    counters: Sequence[rules.Counter] = ()
+    if any(one.reason is None for one in pinned):
+        if notification.digest is not None and (gathered := gather.add(notification, now, work)) is not None:
+            return _claimed(notification, origin, key, work, gathered)
+        if _resumes(notification.step) < MOST_RESUMES:
+            until, note = rules.quiet(notification, of, now)
+            if until is not None:
+                return _put_off(
+                    notification, origin, key, work,
+                    Instead(State.SCHEDULED, Reason.QUIET_HOURS, note[1] if note else "", until),
+                )  # fmt: skip
+            if note is not None:
+                notes.append(note)
+        if _is_counted(notification.step):
+            cap = work.policy.category_caps.get(notification.category)
+            counters, reason, noted = rules.capping(notification, of, now, rows, cap)
+            notes += noted
+            if reason is not None:
+                saw = next((saw for _, saw, verdict in noted if verdict == rules.AGAINST), "")
+                pinned, counters = [_capped(one, reason, saw) for one in pinned], ()
+    claim = Claim(origin, notification.position, work.number, version, tuple(pinned), notes=tuple(notes))
+    sends = _emit(notification, claim, renderings)
+    for counter in counters:
+        caps.raise_by_one(rows, counter.row, counter.counted)
+    if counters or not _is_counted(notification.step):
+        _follow_up(notification, pinned, now, work)
+    if notification.step == DIGEST:
+        gather.forget(notification, rows)
+    claims.put(rows, key, claim)
+    return sends
+
+
+def against(notification: Notification, reason: Reason) -> list[Pinned]:
+    """The same reason against every channel."""
+    channels = notification.channels or notification.fallback or ()
+    return [Pinned(channel, None, reason) for channel in dict.fromkeys(channels)]
+
+
+def reached(notification: Notification, of: Known, rows: Rows, words: Renderings | None) -> list[Pinned]:
+    """Every channel's outcome; where none is open, those of the fallback chain up to the first that is."""
     channels = dict.fromkeys(notification.channels)  # a request may name one twice
-    if user is None and contact is None:
-        return tuple([Pinned(channel, None, Reason.UNKNOWN_USER) for channel in channels])
-    if notification.expires_at is not None and now >= notification.expires_at:
-        return tuple([Pinned(channel, None, Reason.EXPIRED) for channel in channels])
-    wishes = people.preferences(rows, notification.user_id)
-    capped = _capped(notification, wishes, counted)
-    found = []
-    for channel in channels:
-        target = address(channel, notification.user_id, user, contact)
-        against = _opted_out(channel, notification, wishes)
-        if target is None:
-            found.append(Pinned(channel, None, Reason.NO_ADDRESS))
-        elif against is not None:
-            found.append(against)
-        elif capped is not None:
-            found.append(Pinned(channel, None, Reason.DAILY_CAP, capped))
-        elif renderings is not None and channel not in renderings:
-            found.append(Pinned(channel, None, Reason.NO_TEMPLATE_FOR_CHANNEL))
-        else:
-            found.append(Pinned(channel, target))
-    return tuple(found)
+    pinned = rules.each(channels, notification, of, rows, words)
+    for channel in notification.fallback or ():
+        if any(one.reason is None for one in pinned):
+            break
+        if channel not in channels:
+            pinned += rules.each([channel], notification, of, rows, words)
+    return pinned
 
 
-def _capped(notification: Notification, wishes: Wishes, counted: int) -> str | None:
-    """What the daily cap saw where it says no. Critical and mandatory ones pass, and are counted."""
-    if counted < wishes.frequency_limit or notification.mandatory:
-        return None
-    if notification.priority is Priority.CRITICAL:
-        return None
-    return f"{counted} of {wishes.frequency_limit}"
+def _is_counted(step: str) -> bool:
+    """Whether caps are of this step: each notification is counted once, where it is queued first."""
+    return not step.startswith((FALLBACK, ESCALATE))
 
 
-def _opted_out(channel: Channel, notification: Notification, wishes: Wishes) -> Pinned | None:
-    """What stands against a channel by the user's own wish. Mandatory ones pass."""
-    if notification.mandatory:
-        return None
-    if not wishes.channels.get(channel, True):
-        return Pinned(channel, None, Reason.CHANNEL_OPTED_OUT, f"channels.{channel}: false")
-    if wishes.categories:
-        by_category = wishes.categories.get(notification.category)
-        if by_category is not None and not by_category.get(channel, True):
-            saw = f"categories.{notification.category}.{channel}: false"
-            return Pinned(channel, None, Reason.CATEGORY_OPTED_OUT, saw)
-    return None
+def _capped(pinned: Pinned, reason: Reason, saw: str) -> Pinned:
+    return pinned if pinned.reason is not None else Pinned(pinned.channel, None, reason, saw)
 
 
-def address(channel: Channel, user_id: str, user: Person | None, contact: Addresses | None) -> str | None:
-    """Where the user is reached on a channel: the contact's address before the user's own."""
-    if channel is Channel.WEB:
-        return user_id
-    field = _FIELDS.get(channel)
-    if field is None:
-        return None
-    if contact is not None and (found := getattr(contact, field)):
-        return str(found)
-    return getattr(user, field) if user is not None else None
+def _follow_up(notification: Notification, pinned: Sequence[Pinned], now: int, work: Work) -> None:
+    """Escalations wait from the moment of queueing; a chain is gone on with where every target fails."""
+    remaining = _remaining(notification, pinned)
+    targets = tuple(f"{p.channel}:{target_id(p.target)}" for p in pinned if p.target is not None)
+    if remaining and targets:
+        step = f"{FALLBACK}{numbered(notification.step, FALLBACK) + 1}"
+        following = msgspec.structs.replace(
+            notification, step=step, channels=(), fallback=remaining, escalate=None, digest=None
+        )
+        watch = Watch(encode(following), targets, now)
+        watches.put(work.rows, watches.key(notification.id, notification.step), watch)
+    for n, escalation in enumerate(notification.escalate or (), 1):
+        following = msgspec.structs.replace(
+            notification, step=f"{ESCALATE}{n}", channels=escalation.channels, escalate=None, digest=None,
+            fallback=None, waited_for=None,
+        )  # fmt: skip
+        work.wait(wait_id(following.id, following.step), now + escalation.after, following)
 
 
-_FIELDS = {
-    Channel.EMAIL: "email",
-    Channel.SMS: "phone",
-    Channel.CHAT: "slack",
-    Channel.WEBHOOK: "webhook_url",
-}
+def _remaining(notification: Notification, pinned: Sequence[Pinned]) -> tuple[Channel, ...]:
+    """The channels of the chain that have not been looked at."""
+    if not notification.fallback:
+        return ()
+    seen = {one.channel for one in pinned}
+    return tuple(channel for channel in notification.fallback if channel not in seen)
 
 
-def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list[Send]:
+# -- emitting
+
+
+def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]:
     """Everything that a claim implies, from what it pinned and nothing that may have changed since.
 
     Raises TemplateBroken.
     """
-    return _emit(notification, claim, _renderings(notification, claim.version, catalogue))
+    if claim.instead is not None:
+        return _emit_instead(notification, claim, claim.instead, work.rows)
+    return _emit(notification, claim, _renderings(notification, claim.version, work.catalogue))
+
+
+def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
+    sends = []
+    if instead.flushes and claims.find(rows, claims.key(instead.digest or "", DIGEST)) is None:
+        sends.append(gather.whole(notification, instead.digest or "", claim.origin.at, rows))
+    if notification.step == COLLECT:
+        return sends
+    if instead.due is not None:
+        detail, verdict = rfc3339(instead.due), "waits"
+    else:
+        detail, verdict = instead.digest or instead.saw, str(instead.state)
+    saw = f"{instead.saw}, until {detail}" if instead.due is not None and instead.saw else detail
+    why = explain(notification.event.type, notification.workflow, ((instead.reason, saw, verdict),), ())
+    router = Router(notification, claim.origin.at)
+    sends.append(router.status(instead.state, reason=instead.reason, detail=detail or None, why=why))
+    return sends
 
 
 def _emit(notification: Notification, claim: Claim, renderings: Renderings | None) -> list[Send]:
@@ -184,16 +350,20 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
     why: tuple[Verdict, ...] | None = explain(
         notification.event.type,
         notification.workflow,
+        claim.notes,
         tuple([(pinned.channel, pinned.reason, pinned.saw) for pinned in claim.pinned]),
     )
+    has_fallback = bool(_remaining(notification, claim.pinned)) or None
     sends: list[Send] = []
     told: list[Send] = []
     size = 0
     for pinned in claim.pinned:
-        channel, target, reason = pinned.channel, pinned.target, pinned.reason
-        if target is not None:
-            words = rendered[channel] = _words(notification, channel, renderings, contexts)
-            message, status = router.queued(channel, target, words, why)
+        channel, reason = pinned.channel, pinned.reason
+        if pinned.target is not None:
+            words = rendered.get(channel)
+            if words is None:
+                words = rendered[channel] = _words(notification, channel, renderings, contexts)
+            message, status = router.queued(pinned, words, why, has_fallback=has_fallback)
             sends.append(message)
             told.append(status)
             size += len(message.value or b"")
@@ -231,15 +401,18 @@ def _words(
 
 
 @lru_cache(maxsize=4_096)
-def explain(event_type: str, workflow: str, outcomes: tuple[Told, ...]) -> tuple[Verdict, ...]:
+def explain(
+    event_type: str, workflow: str, notes: tuple[Note, ...], outcomes: tuple[Told, ...]
+) -> tuple[Verdict, ...]:
     """The decision, rule by rule.
 
     Few decisions differ in this, so most are explained already.
     """
+    whole = [Verdict(rule=rule, saw=saw or None, verdict=verdict) for rule, saw, verdict in notes]
     rules = [
         Verdict(rule=channel, saw=saw or None, verdict=_verdict(reason)) for channel, reason, saw in outcomes
     ]
-    return (Verdict(rule="workflow", saw=event_type, verdict=workflow), *rules)
+    return (Verdict(rule="workflow", saw=event_type, verdict=workflow), *whole, *rules)
 
 
 def _verdict(reason: str | None) -> str:

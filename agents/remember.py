@@ -1,15 +1,20 @@
 """Remember: reads `delivery-status` and `contents`, folds them into history and counts."""
 
+from agents import topics
+from agents.sending import Send
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
+from schemas.ids import user_hash
+from schemas.kinds import Priority, State
 from schemas.message import Contents
+from schemas.notification import SEEN, SUPPRESS, Signal
 from schemas.status import Status
 from tables import history
 from tables.rows import Rows
 
 
-def remember_status(value: bytes | None, at: int, rows: Rows) -> Status | None:
-    """Folds a status, of the broker's time `at` in ms; returns it where it changed anything.
+def remember_status(value: bytes | None, at: int, rows: Rows) -> tuple[Status, bool]:
+    """Folds a status, of the broker's time `at` in ms; returns it, and whether it changed anything.
 
     Raises Unreadable.
     """
@@ -17,7 +22,31 @@ def remember_status(value: bytes | None, at: int, rows: Rows) -> Status | None:
         status = Status.from_json(value)
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
-    return status if history.tell(rows, status, at) else None
+    return status, history.tell(rows, status, at)
+
+
+_SEEN = (State.OPENED, State.CLICKED)
+_UNWANTED = (State.BOUNCED, State.COMPLAINED, State.UNSUBSCRIBED)
+SIGNALLED = frozenset((*_SEEN, *_UNWANTED))
+"""The states that core may be to hear of."""
+
+
+def signals(status: Status, rows: Rows) -> list[Send]:
+    """What core is to hear of a status: that it was seen, or that an address is not to be used any more.
+
+    It is said again when the status comes again: a repeat changes nothing there.
+    """
+    if status.state in _UNWANTED and status.channel is not None and status.target_id is not None:
+        signal = Signal(
+            kind=SUPPRESS, id=status.notification_id, user_id=status.user_id, channel=status.channel,
+            target_id=status.target_id, reason=status.state,
+        )  # fmt: skip
+    elif status.state in _SEEN and history.awaits_seen(rows, status.notification_id):
+        signal = Signal(kind=SEEN, id=status.notification_id, user_id=status.user_id)
+    else:
+        return []
+    key = status.user_id.encode()
+    return [Send(topics.NOTIFICATION_LANES[Priority.HIGH], key, signal.to_json(), user_hash(status.user_id))]
 
 
 def remember_contents(value: bytes | None, rows: Rows) -> None:

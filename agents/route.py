@@ -10,6 +10,7 @@ from schemas.kinds import Channel, State
 from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import Notification
 from schemas.status import Status, Verdict, rfc3339
+from tables.claims import Pinned
 
 
 class Router:
@@ -22,19 +23,29 @@ class Router:
         self.key, self.hashed = notification.user_id.encode(), user_hash(notification.user_id)
 
     def queued(
-        self, channel: Channel, target: str, words: ChannelContent, why: tuple[Verdict, ...] | None = None
+        self,
+        pinned: Pinned,
+        words: ChannelContent,
+        why: tuple[Verdict, ...] | None = None,
+        *,
+        has_fallback: bool | None = None,
+        variant: str | None = None,
     ) -> tuple[Send, Send]:
         """The message for one target of one channel, and the status that says so."""
+        channel, target, device = pinned.channel, pinned.target or "", pinned.device
         n, name = self.notification, target_id(target)
         message = Message(
             id=n.id, step=n.step, user_id=n.user_id, channel=channel, target=target, target_id=name,
             subject=words.subject, text=words.text, html=words.html, event=n.event, event_at=n.event_at,
             at=self.at, category=n.category, priority=n.priority, doubt=n.doubt, expires_at=n.expires_at,
+            has_fallback=has_fallback, platform=device.platform if device else None,
+            keys=(device.keys or None) if device else None,
         )  # fmt: skip
         status = Status(
             notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,
             state=State.QUEUED, at=rfc3339(self.at), event_at=n.event_at, event=n.event, workflow=n.workflow,
-            category=n.category, priority=n.priority, metadata=n.metadata, why=why,
+            category=n.category, priority=n.priority, metadata=n.metadata, variant=variant,
+            awaits_seen=True if n.escalate else None, why=why,
         )  # fmt: skip
         lane = topics.MESSAGE_LANES[channel, n.priority]
         return (

@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import intake, know, plan, redrive, remember, topics
+from agents import intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
+from agents.plan import Policy, Work
 from pipeline.delivery import Delivery
 from pipeline.engine import Record, Rewinds, Unit, UnitApp
+from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.providers import registry
 from pipeline.providers.provider import Provider
@@ -21,6 +23,7 @@ from pipeline.topics import ROLES, changelog, counts, credentials, group, partit
 from pipeline.wiring import Wiring, origin_of
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
+from schemas.notification import Signal
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,14 @@ class Roles:
         #: what the members of a group are told to read anew, by the group's name
         self.rewinds = rewinds
         self.wiring = Wiring(settings.kafka.topic_prefix, counts(settings))
+        self.policy = Policy(
+            round(settings.core.unknown_user_grace * 1000),
+            {
+                name: category.daily_cap
+                for name, category in settings.categories.items()
+                if category.daily_cap
+            },
+        )
         self.providers: dict[Channel, Provider] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -110,9 +121,12 @@ class Roles:
         self.wiring.send(unit, sends)
 
     def _plan(self, record: Record, unit: Unit) -> None:
-        notification = plan.read(record.value)
-        sends = plan.plan(notification, origin_of(record), unit, unit.number, unit.mark, self.catalogue)
-        self.wiring.send(unit, sends)
+        found, origin = plan.read(record.value), origin_of(record)
+        work = Work(unit, unit.number, unit.mark, self.catalogue, unit.epoch, self.policy, self.wiring.name)
+        if isinstance(found, Signal):
+            self.wiring.send(unit, signals.hear(found, origin, work))
+        else:
+            self.wiring.send(unit, plan.plan(found, origin, work, due_in(record) if record.headers else None))
 
     def _dead(self, topic: str, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters a record that a stage could not read or decide."""
@@ -158,9 +172,11 @@ class Roles:
         remember.remember_contents(record.value, unit)
 
     def _tell(self, record: Record, unit: Unit) -> None:
-        status = remember.remember_status(record.value, record.timestamp, unit)
-        if status is not None:
+        status, changed = remember.remember_status(record.value, record.timestamp, unit)
+        if changed:
             self.metrics.told(status.channel, status.state)
+        if status.state in remember.SIGNALLED:
+            self.wiring.send(unit, remember.signals(status, unit))
 
 
 def __getattr__(name: str) -> Any:

@@ -150,6 +150,24 @@ class ChannelSettings(_Section):
         return self
 
 
+class Core(_Section):
+    """How core decides."""
+
+    unknown_user_grace: float = Field(
+        60, ge=0, le=86_400, description="seconds that a notification waits for a user who is not known yet"
+    )
+
+
+class Category(_Section):
+    """What holds for all notifications of a category."""
+
+    daily_cap: int | None = Field(
+        None,
+        ge=1,
+        description="at most so many to a user in their day; critical and mandatory ones pass",
+    )
+
+
 def _development_channels() -> dict[Channel, ChannelSettings]:
     def only(kind: str) -> ChannelSettings:
         return ChannelSettings.model_validate({"providers": {kind: {"kind": kind}}})
@@ -186,6 +204,8 @@ class Settings(BaseSettings):
     operator_token_file: Path | None = Field(None, description="a file that holds operator_token")
     kafka: Kafka = Field(default_factory=Kafka)
     web: Web = Field(default_factory=Web)
+    core: Core = Field(default_factory=Core)
+    categories: dict[str, Category] = Field(default_factory=dict)
     channels: dict[Channel, ChannelSettings] = Field(default_factory=_development_channels)
 
     @classmethod

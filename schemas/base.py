@@ -39,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             _READERS[cls] = msgspec.json.Decoder(cls).decode
             return cls.from_json(value)
         except (ValueError, RecursionError) as error:
-            raise RecordUnreadable(_told(error)) from None
+            raise RecordUnreadable(problem(error)) from None
         return found
 
     @classmethod
@@ -48,7 +48,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         try:
             return msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise RecordUnreadable(_told(error)) from None
+            raise RecordUnreadable(problem(error)) from None
 
     def to_json(self) -> bytes:
         """The compact JSON that travels; what is None is left out."""
@@ -67,7 +67,7 @@ encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 _MISSING = "Object missing required field "
 
 
-def _told(error: Exception) -> str:
+def problem(error: Exception) -> str:
     """An error of msgspec's as `field: what`."""
     what, _, field = str(error).partition(" - at `$")
     field = field.removesuffix("`").lstrip(".")

@@ -18,6 +18,9 @@ MAX_RECIPIENTS = 1_000
 MAX_METADATA_BYTES = 32_000
 """Every status carries it."""
 MAX_NAME = 512
+DAY = 86_400_000
+MAX_AHEAD = 366 * DAY
+"""Milliseconds that something may be scheduled ahead."""
 MAX_LEVELS = 200
 """Of lists and objects within each other: far below what any of our readers takes."""
 
@@ -209,9 +212,11 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
         request: Request = _read_request(body)
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
-    if request.segment is not None or request.scheduled_at is not None or request.attachments:
-        name = "segment" if request.segment else "scheduled_at" if request.scheduled_at else "attachments"
+    if request.segment is not None or request.attachments:
+        name = "segment" if request.segment else "attachments"
         raise Unreadable(f"{name}: not supported by this version", Reason.NOT_SUPPORTED)
+    if request.scheduled_at is not None and (milliseconds(request.scheduled_at) or 0) > at + MAX_AHEAD:
+        raise Unreadable(f"scheduled_at: more than {MAX_AHEAD // DAY} days ahead")
     if request.metadata and len(encode(request.metadata)) > MAX_METADATA_BYTES:
         raise Unreadable(f"metadata: more than {MAX_METADATA_BYTES} bytes", Reason.TOO_LARGE)
     key = request.idempotency_key

@@ -6,7 +6,10 @@ from schemas.notification import EventRef
 
 
 class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
-    """One message. `target` is the address, token or URL; `at` the broker's time of its planning, in ms."""
+    """One message. `target` is the address, token or URL; `at` the broker's time of its planning, in ms.
+
+    `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails.
+    """
 
     id: str
     step: str
@@ -24,6 +27,9 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     priority: Priority
     doubt: Doubt
     expires_at: int | None = None
+    has_fallback: bool | None = None
+    platform: str | None = None
+    keys: dict[str, str] | None = None
 
 
 class ChannelContent(Record, frozen=True, kw_only=True):

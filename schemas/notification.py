@@ -5,7 +5,10 @@ from typing import Any
 from schemas.base import Record
 from schemas.kinds import Channel, Doubt, Priority
 
-PLAN = "plan"
+PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
+"""Steps; the numbered ones are resume:n, fallback:n and escalate:n."""
+CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
+"""The kinds of signals."""
 
 
 class EventRef(Record, frozen=True, kw_only=True):
@@ -32,11 +35,35 @@ class GivenContent(Record, frozen=True, kw_only=True):
     body: str
 
 
+class Gathering(Record, frozen=True, kw_only=True):
+    """How notifications are gathered into one: those of `key`, for `window` ms, `flush_at` at the most."""
+
+    key: str
+    window: int
+    flush_at: int
+    template: str | None = None
+
+
+class Escalation(Record, frozen=True, kw_only=True):
+    """Where to go on if it was not seen within `after` ms of its queueing."""
+
+    after: int
+    channels: tuple[Channel, ...]
+
+
+class Limit(Record, frozen=True, kw_only=True):
+    """At most `limit` of a workflow to a user in each `per` ms."""
+
+    limit: int
+    per: int
+
+
 class Notification(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """Everything that planning needs beside its own state, so that a changed workflow changes no redelivery.
 
     `event_at` is the broker's time of the `events` record and `position` its place there, as
-    topic-partition-offset. Times are milliseconds since the epoch.
+    topic-partition-offset. `fallback` are the channels to try, one after the other, when none of
+    `channels` can be told or all of them have failed. Times are milliseconds since the epoch.
     """
 
     id: str
@@ -59,3 +86,27 @@ class Notification(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     expires_at: int | None = None
     generation: int
     metadata: dict[str, Any] | None = None
+    scheduled_at: int | None = None
+    digest: Gathering | None = None
+    fallback: tuple[Channel, ...] | None = None
+    escalate: tuple[Escalation, ...] | None = None
+    throttle: Limit | None = None
+    waited_for: str | None = None
+    broadcast: str | None = None
+
+
+class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
+    """What core is told of a notification by others: that it is cancelled, was seen, or failed at a target.
+
+    `kind`: cancel, seen, failed, or suppress, which is of an address of the user's rather than of the
+    notification. `step` is that of the message that failed.
+    """
+
+    kind: str
+    id: str
+    user_id: str
+    channel: Channel | None = None
+    target_id: str | None = None
+    step: str | None = None
+    reason: str | None = None
+    event: EventRef | None = None

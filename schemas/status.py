@@ -18,7 +18,10 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 class Status(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
-    """One change of state. `target` is masked; `at` is RFC 3339; `event_at` the event's broker time in ms."""
+    """One change of state. `target` is masked; `at` is RFC 3339; `event_at` the event's broker time in ms.
+
+    `awaits_seen`: core is to hear when somebody has seen it.
+    """
 
     notification_id: str
     user_id: str
@@ -38,6 +41,8 @@ class Status(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     category: str | None = None
     priority: Priority | None = None
     metadata: dict[str, Any] | None = None
+    variant: str | None = None
+    awaits_seen: bool | None = None
     why: tuple[Verdict, ...] | None = None
 
 

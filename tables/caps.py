@@ -1,4 +1,7 @@
-"""Caps: how much a user was sent in a day."""
+"""Caps: how much a user was sent in a day of theirs, of a category in that day, of a workflow in a span.
+
+Rows begin with their day, so that past ones lie together.
+"""
 
 from functools import lru_cache
 
@@ -8,14 +11,25 @@ PREFIX = b"k|"
 DAY = 86_400_000
 
 
-def key(user_id: str, at: int) -> bytes:
-    """The row of a user's day; `at` is in milliseconds since the epoch, days are UTC's."""
-    return PREFIX + user_id.encode() + _day(at // DAY)
+def key(user_id: str, day: int) -> bytes:
+    """The row of a user's day (days since the epoch, in the user's zone)."""
+    return _day(day) + user_id.encode()
+
+
+def of_category(user_id: str, day: int, category: str) -> bytes:
+    """The row of a category in a user's day."""
+    return key(user_id, day) + b"\0" + category.encode()
+
+
+def of_workflow(user_id: str, at: int, per: int, workflow: str) -> bytes:
+    """The row of a workflow in the span of `per` ms that `at` lies in, among those of the day of its end."""
+    span = at // per
+    return key(user_id, (span + 1) * per // DAY) + b"\0%d\0%d\0%s" % (per, span, workflow.encode())
 
 
 @lru_cache(maxsize=64)
 def _day(number: int) -> bytes:
-    return b"|%06d" % number
+    return PREFIX + b"%06d|" % number
 
 
 def count(rows: Rows, key: bytes) -> int:

@@ -4,7 +4,7 @@ import msgspec
 
 from schemas.base import encode
 from schemas.ids import packed
-from schemas.kinds import Channel
+from schemas.kinds import Channel, State
 from tables.rows import Rows
 
 PREFIX = b"c|"
@@ -19,20 +19,55 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at: int
 
 
+class Device(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a provider needs of a device beside its token."""
+
+    platform: str
+    keys: dict[str, str]
+
+
 class Pinned(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The outcome of one channel: a target, or the reason why there is none and what the rule saw."""
+    """The outcome of one target of a channel, or the reason why there is none and what the rule saw."""
 
     channel: Channel
     target: str | None
     reason: str | None = None
     saw: str = ""
+    device: Device | None = None
+
+
+class Instead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What became of a whole step that reached no channel (yet): put off until `due`, gathered, cancelled.
+
+    `digest` is the digest that it went into as item `n`; `flushes`: it filled it.
+    """
+
+    state: State
+    reason: str
+    saw: str = ""
+    due: int | None = None
+    digest: str | None = None
+    n: int = 0
+    flushes: bool = False
+
+
+class Manner(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How the words were rendered: in which language, with whose clock, and which variant of them."""
+
+    locale: str | None
+    zone: str | None
+    variant: str | None = None
+
+
+Note = tuple[str, str, str]
+"""A rule of the whole decision, what it saw, and what it said."""
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one step of a notification came to.
 
     `position` is the place of the `events` record behind it; `number` the unit that decided it;
-    `mendable` marks a failure that is decided afresh when it comes up again.
+    `failure` is one that can be mended.
     """
 
     origin: Origin
@@ -40,8 +75,20 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int
     version: int
     pinned: tuple[Pinned, ...]
-    mendable: bool = False
     failure: str | None = None
+    instead: Instead | None = None
+    notes: tuple[Note, ...] = ()
+    manner: Manner | None = None
+
+    @property
+    def mendable(self) -> bool:
+        """Whether it is decided afresh when it comes up again."""
+        return self.failure is not None
+
+    @property
+    def cancelled_first(self) -> bool:
+        """Whether this is the mark of a cancel that came before what it cancels."""
+        return not self.position and self.instead is not None
 
 
 def key(notification: str, step: str) -> bytes:

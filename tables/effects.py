@@ -48,7 +48,7 @@ class Reopening(NamedTuple):
 
 
 def effect(notification: str, step: str, target_id: str) -> bytes:
-    """The name of an effect: one target of one step of one notification."""
+    """The name of an effect: one target of one step of one notification; without target, of the step."""
     return packed(notification) + step.encode() + b"|" + target_id.encode() + b"|"
 
 

@@ -1,7 +1,7 @@
 """History: one row a notification, folded from its statuses and contents; counts that move with it."""
 
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 import orjson
@@ -53,6 +53,7 @@ class History(TypedDict):
     content: dict[str, Any]
     duplicates: int
     left_out: int
+    awaits_seen: NotRequired[bool]
 
 
 def key(notification: str) -> bytes:
@@ -138,6 +139,8 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
     for name in ("workflow", "category", "priority"):
         if (told := getattr(status, name)) is not None:
             history[name] = told
+    if status.awaits_seen:
+        history["awaits_seen"] = True
     if status.why:
         history["why"] = [{"rule": v.rule, "saw": v.saw or "", "verdict": v.verdict} for v in status.why]
     if status.state is not State.DUPLICATE:
@@ -166,7 +169,8 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
     attempt = status.attempt or 0
     if pair is not None and status.state is State.FAILED and attempt < pair["attempt"]:
         return  # a later attempt is under way, or has ended
-    after = advance(before, status.state, newer_attempt=pair is None or attempt > pair["attempt"])
+    is_newer = pair is None or attempt > pair["attempt"] or (name == WHOLE and status.at > pair["at"])
+    after = advance(before, status.state, newer_attempt=is_newer)
     if pair is None or after != before or (after == status.state and attempt > pair["attempt"]):
         history["pairs"][name] = {
             "channel": status.channel or "",
@@ -193,6 +197,12 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
 
 def _count(rows: Rows, key: bytes, by: int) -> None:
     rows.put(key, b"%d" % (int(rows.get(key) or 0) + by))
+
+
+def awaits_seen(rows: Rows, notification: str) -> bool:
+    """Whether somebody is to hear when a notification was seen."""
+    history = find(rows, notification)
+    return history is not None and history.get("awaits_seen", False)
 
 
 def keep_contents(rows: Rows, contents: Contents) -> None:

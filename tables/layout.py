@@ -17,7 +17,7 @@ import msgspec
 
 from schemas.ids import masked, packed
 from schemas.status import rfc3339
-from tables import caps, claims, effects, history, people, waits
+from tables import caps, claims, digests, effects, history, people, suppressed, waits, watches
 
 BAR: Final = "|"
 _DAY: Final = 86_400_000
@@ -34,6 +34,7 @@ class Keeper(StrEnum):
 
     CORE = "core"
     CHANNEL = "channel"
+    WAITING = "core and channel"
     STATUS = "status"
     EVERY = "every"
 
@@ -189,6 +190,15 @@ def _wait(raw: bytes) -> dict[str, Any]:
     }
 
 
+def _watch(raw: bytes) -> dict[str, Any]:
+    watch = msgspec.msgpack.decode(raw, type=watches.Watch)
+    return {"targets": watch.targets, "at": rfc3339(watch.at), "record": said(_timed, watch.following)}
+
+
+def _awaited(raw: bytes) -> list[str]:
+    return [BY_NAME["waits-by-id"].key(waits.BY_ID + id) for id in msgspec.msgpack.decode(raw)]
+
+
 def _number(raw: bytes) -> int:
     return int(raw)
 
@@ -309,8 +319,29 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         (Part("user", TEXT, b"\0"), Part("device", TEXT)), _dated,
     ),
     Layout(
-        "caps", caps.PREFIX, Keeper.CORE, "How much a user was sent in a day",
-        (Part("user", TEXT, b"|"), Part("day", DAY)), _number,
+        "caps", caps.PREFIX, Keeper.CORE,
+        "How much a user was sent in a day; of a category; of a workflow in a span",
+        (Part("day", DAY, b"|"), Part("user", TEXT)), _number,
+    ),
+    Layout(
+        "suppressed", suppressed.PREFIX, Keeper.CORE, "Addresses that a user is not reached at any more",
+        _PERSON, _json,
+    ),
+    Layout(
+        "digests", digests.OPEN, Keeper.CORE, "Digests that still gather",
+        (Part("user", TEXT, b"\0"), Part("gathered by", TEXT)), _named(*digests.Gathered.__struct_fields__),
+    ),
+    Layout(
+        "digest-items", digests.ITEMS, Keeper.CORE, "What digests have gathered",
+        (Part("digest", ID), Part("n", TEXT)), _json,
+    ),
+    Layout(
+        "watches", watches.PREFIX, Keeper.CORE, "What goes on when all targets of a step have failed",
+        (_NOTIFICATION, Part("step", TEXT)), _watch,
+    ),
+    Layout(
+        "awaited", people.AWAITED, Keeper.CORE, "What waits for users that are not known yet",
+        _PERSON, _awaited,
     ),
     Layout(
         "attempts", effects.ATTEMPTS, Keeper.CHANNEL, "Calls to the outside, written before they were made",
@@ -325,11 +356,11 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         (*_EFFECT, Part("k", TEXT)), _named(*effects.Reopening._fields[1:]),
     ),
     Layout(
-        "waits", waits.PREFIX, Keeper.CHANNEL, "What comes up again, by the moment when it is due",
+        "waits", waits.PREFIX, Keeper.WAITING, "What comes up again, by the moment when it is due",
         (Part("due", TIME), *_EFFECT), _wait,
     ),
     Layout(
-        "waits-by-id", waits.BY_ID, Keeper.CHANNEL, "When each wait is due", _EFFECT, _due,
+        "waits-by-id", waits.BY_ID, Keeper.WAITING, "When each wait is due", _EFFECT, _due,
     ),
     Layout(
         "histories", history.NOTIFICATIONS, Keeper.STATUS, "The whole story of each notification",

@@ -11,6 +11,8 @@ from tables.rows import Rows
 USERS: Final = b"u|"
 PREFERENCES: Final = b"p|"
 DEVICES: Final = b"d|"
+AWAITED: Final = b"y|"
+MOST_AWAITING: Final = 1_000
 TIME: Final = 8
 """Bytes of a row's time, ahead of its value."""
 
@@ -90,3 +92,22 @@ def devices(rows: Rows, user_id: str) -> list[Device]:
     """The devices of a user, in the order of their tokens."""
     found = rows.scan(DEVICES + user_id.encode() + b"\0")
     return [_device(row[TIME:]) for _, row in found if len(row) > TIME]
+
+
+def await_user(rows: Rows, user_id: str, wait: bytes) -> None:
+    """Notes the id of a wait that is over as soon as the user is known; beyond a bound, they just wait."""
+    found = awaiting(rows, user_id)
+    if wait not in found and len(found) < MOST_AWAITING:
+        rows.put(AWAITED + user_id.encode(), msgspec.msgpack.encode([*found, wait]))
+
+
+def awaiting(rows: Rows, user_id: str) -> list[bytes]:
+    """The waits for a user."""
+    row = rows.get(AWAITED + user_id.encode())
+    return [] if row is None else msgspec.msgpack.decode(row, type=list[bytes])
+
+
+def stop_awaiting(rows: Rows, user_id: str) -> None:
+    """Forgets who waits for a user."""
+    if rows.get(AWAITED + user_id.encode()) is not None:
+        rows.delete(AWAITED + user_id.encode())

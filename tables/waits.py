@@ -62,6 +62,21 @@ def drop(rows: Rows, id: bytes) -> bool:
     return True
 
 
+def move(rows: Rows, id: bytes, due: int) -> None:
+    """Lets what waits under an id come up at another moment; does nothing where nothing waits."""
+    now = find(rows, id)
+    row = None if now is None else rows.get(key(now, id))
+    if row is not None:
+        drop(rows, id)
+        rows.put(key(due, id), row)
+        rows.put(BY_ID + id, max(due, 0).to_bytes(8))
+
+
+def beginning(rows: Rows, id: bytes) -> list[bytes]:
+    """The ids of all waits that begin so."""
+    return [row.removeprefix(BY_ID) for row, _ in rows.scan(BY_ID + id)]
+
+
 def read(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, int, Wait]]:
     """Key, moment and record of rows."""
     for row, value in rows:

@@ -34,6 +34,8 @@ READY_SECONDS = 60.0
 STALLED_SECONDS = 30.0
 QUIET_SECONDS = 1.0
 SHOWN_PROBLEMS = 10
+GRACE_SECONDS = 2.0
+"""For a user who is not known: nobody wants to look at a minute of nothing."""
 
 
 class DemoFailed(Exception):
@@ -217,6 +219,7 @@ def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Setti
         workflows_dir=samples / "workflows",
         templates_dir=samples / "templates",
         kafka={"bootstrap_servers": bootstrap, "topic_prefix": prefix},
+        core={"unknown_user_grace": GRACE_SECONDS},
         channels={
             "email": {"providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": smtp_port,
                                              "from": "Carillon Shop <shop@example.com>"}}},

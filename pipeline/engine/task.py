@@ -300,6 +300,7 @@ class Task:
         unit = Unit(
             tp.topic, tp.partition, records, self.recent, self.app.topic_partitions,
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
+            epoch=self.epoch,
         )  # fmt: skip
         first, marker = records[0].offset, self.marker
         if marker.suspects_in(tp.topic, first):

@@ -18,11 +18,12 @@ Reject = Callable[[Any, Exception, "Unit"], None]
 class Unit:
     """What a stage sees: rows that read the unit's own writes, an outbox, and the unit's number.
 
-    `number` is the unit's own; `mark` is the highest number of this topic whose outputs are all out.
+    `number` is the unit's own; `mark` is the highest number of this topic whose outputs are all out;
+    `epoch` is the owner's.
     """
 
     __slots__ = (
-        "calls", "db", "decided", "generation", "mark", "mark_record", "now", "number", "outbox",
+        "calls", "db", "decided", "epoch", "generation", "mark", "mark_record", "now", "number", "outbox",
         "partition", "records", "rejected", "topic", "writes",
     )  # fmt: skip
 
@@ -36,9 +37,10 @@ class Unit:
         number: int = 0,
         mark: int = 0,
         generation: int = 0,
+        epoch: int = 0,
     ) -> None:
         self.topic, self.partition, self.records, self.db = topic, partition, records, db
-        self.number, self.mark, self.generation = number, mark, generation
+        self.number, self.mark, self.generation, self.epoch = number, mark, generation, epoch
         #: told each offset before it is decided, where the unit holds suspects (pipeline/engine/marker.py)
         self.mark_record: Callable[[int], None] | None = None
         #: the broker's time in ms, where the task has taken it

@@ -140,6 +140,8 @@ class Tables:
 
 def keeps(role: str, layout: Layout) -> bool:
     """Whether a role keeps a table."""
+    if layout.keeper is Keeper.WAITING:
+        return role != Keeper.STATUS
     if layout.keeper is Keeper.CHANNEL:
         return role not in (Keeper.CORE, Keeper.STATUS)
     return layout.keeper is Keeper.EVERY or layout.keeper == role

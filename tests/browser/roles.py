@@ -8,10 +8,12 @@ from faust.types import TP
 
 from schemas.ids import notification_id
 from schemas.kinds import Channel
-from tables import caps, claims, effects, people, waits
+from tables import caps, claims, digests, effects, people, suppressed, waits, watches
 from tables.claims import Claim, Origin, Pinned
+from tables.digests import Gathered
 from tables.effects import Attempt, Reopening, Result
 from tables.waits import Wait
+from tables.watches import Watch
 from tests.browser.desk import NOON, SOURCE, DictRows, Office
 
 HOOK = "https://hooks.example/services/T0/SECRET"
@@ -36,7 +38,7 @@ def stock(office: Office, users: int = 3) -> None:
         people.upsert(rows, people.PREFERENCES + user.encode(), NOON + n, b'{"channels":{"sms":false}}')
         device = b'{"user_id":"u","token":"t-%d","platform":"web","keys":{"auth":"SECRET"}}' % n
         people.upsert(rows, people.DEVICES + user.encode() + b"\0t-%d" % n, NOON, device)
-        caps.raise_by_one(rows, caps.key(user, NOON), n)
+        caps.raise_by_one(rows, caps.key(user, NOON // caps.DAY), n)
         pinned = (Pinned(Channel.EMAIL, f"{user}@example.com"), Pinned(Channel.WEBHOOK, HOOK))
         origin = Origin("notifications", n % 2, n, NOON)
         claims.put(rows, claims.key(found, "plan"), Claim(origin, "events-0-1", 7, 1, pinned))
@@ -45,6 +47,11 @@ def stock(office: Office, users: int = 3) -> None:
         effects.put_result(sent, effect, Result(1, "sent", NOON + 40, "main", "m-1"))
         effects.put_reopening(sent, effect, Reopening(1, "dlq-email-0-1", 1, "email-notifications-0-9"))
         record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
+        suppressed.put(rows, user, Channel.EMAIL, "0a1b2c", "bounced", NOON)
+        digests.put(rows, digests.key(user, "orders", ""), Gathered(found, 1, 20))
+        digests.put_item(rows, found, 0, b'{"id":"%s","data":{}}' % found.encode())
+        watches.put(rows, watches.key(found, "plan"), Watch(b"{}", ("email:0a1b2c",), NOON))
+        people.await_user(rows, user, effects.effect(found, "resume:1", ""))
         waits.put(sent, effect, NOON + n * 60_000, Wait("email-notifications", user.encode(), record, 3))
         for own in (rows, sent):
             own.put(b"\0epoch", b"3")

@@ -65,6 +65,7 @@ class Worker:
             CARILLON_FAILPOINT=failpoint,
             CARILLON_FAILPOINT_LOG=str(self.hits),
             FAULTS_MUTANT=mutant,
+            CARILLON_CORE__UNKNOWN_USER_GRACE="1",
         )
         if not failpoint:
             del env["CARILLON_FAILPOINT"]

@@ -6,14 +6,17 @@ from typing import Any
 
 import orjson
 
-from agents import deliver, intake, know, plan, redrive, remember, topics
+from agents import deliver, intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.letters import Letter
+from agents.plan import Policy, Work
 from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
 from schemas.message import Message
+from schemas.notification import Signal
 from schemas.outcome import Outcome
+from tables import waits
 from tables.claims import Origin
 
 NOON = 1_790_000_000_000
@@ -50,11 +53,14 @@ class NotingProvider:
 class Pipeline:
     """Core, delivery and status over one partition each; every record is a unit of its own."""
 
-    def __init__(self, catalogue: Catalogue, provider: NotingProvider | None = None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, provider: NotingProvider | None = None, policy: Policy | None = None
+    ) -> None:
         self.catalogue, self.provider = catalogue, provider or NotingProvider()
         self.core, self.delivery, self.status = MemoryRows(), MemoryRows(), MemoryRows()
         self.topics: defaultdict[str, list[Send]] = defaultdict(list)
         self.unit, self.now = 0, NOON
+        self.policy = policy or Policy()
 
     def user(self, user_id: str, **fields: Any) -> None:
         value = orjson.dumps({"user_id": user_id, **fields})
@@ -67,6 +73,25 @@ class Pipeline:
     def event(self, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> list[Send]:
         """Takes an event in, follows it to its end, and returns everything that was sent on the way."""
         return list(self._follow([Send(topics.EVENTS, b"", value, headers=list(headers))]))[1:]
+
+    def signal(self, signal: Signal) -> list[Send]:
+        """Tells core something, follows it to its end, and returns everything that was sent on the way."""
+        send = Send(topics.NOTIFICATIONS, signal.user_id.encode(), signal.to_json())
+        return list(self._follow([send]))[1:]
+
+    def pass_time(self, milliseconds: int) -> list[Send]:
+        """Lets time pass: what falls due comes up at its moment. Returns all that was sent."""
+        end, sent = self.now + milliseconds, []
+        while True:
+            rows = list(self.core.scan(waits.PREFIX))
+            if not rows or (due := waits.due_of(rows[0][0])) > end:
+                break
+            self.now = max(self.now, due)
+            [(_, _, wait)] = waits.read(rows[:1])
+            headers = [("due", b"%d" % due)]
+            sent += list(self._follow([Send(wait.topic, wait.key, wait.value, headers=headers)]))[1:]
+        self.now = max(self.now, end)
+        return sent
 
     def letter(self, topic: str, offset: int = -1) -> Letter:
         """A dead letter, the last one unless told otherwise."""
@@ -92,7 +117,8 @@ class Pipeline:
             elif send.topic == topics.CONTENTS:
                 remember.remember_contents(send.value, self.status)
             elif send.topic == topics.DELIVERY_STATUS:
-                remember.remember_status(send.value, self.now, self.status)
+                status, _ = remember.remember_status(send.value, self.now, self.status)
+                yield from self._follow(remember.signals(status, self.status))
             elif "-notifications" in send.topic:
                 yield from self._follow(self._deliver(send, origin))
 
@@ -105,8 +131,12 @@ class Pipeline:
 
     def _plan(self, send: Send, origin: Origin) -> Sequence[Send]:
         self.unit += 1
-        notification = plan.read(send.value)
-        return plan.plan(notification, origin, self.core, self.unit, self.unit - 1, self.catalogue)
+        found = plan.read(send.value)
+        work = Work(self.core, self.unit, self.unit - 1, self.catalogue, policy=self.policy)
+        if isinstance(found, Signal):
+            return signals.hear(found, origin, work)
+        due = dict(send.headers or []).get("due")
+        return plan.plan(found, origin, work, None if due is None else int(due))
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
         parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider

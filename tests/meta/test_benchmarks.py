@@ -15,6 +15,7 @@ from benchmarks.desk import Tally
 from benchmarks.sides import QUIX_LOCK, ROOT, Measure, decided, rendered
 from benchmarks.simple_job import CHANNELS, DEFAULT_PREFERENCE, Request, all_events, words
 from pipeline.engine import Unit
+from schemas.notification import Notification
 from tables import claims
 from tables.claims import Origin
 from tables.people import PREFERENCES, USERS, upsert
@@ -149,7 +150,9 @@ def test_the_core_role_makes_the_simple_jobs_words_of_the_same_events() -> None:
         notes = intake.take_in(value, (), Origin("events", 0, number, 5), catalogue)
         for note in notes:
             sends = plan.plan(
-                plan.read(note.value), Origin("notifications", 0, number, 6), rows, 1, 0, catalogue
+                Notification.from_json(note.value),
+                Origin("notifications", 0, number, 6),
+                plan.Work(rows, 1, 0, catalogue),
             )
             for send in sends:
                 kinds[send.topic] = kinds.get(send.topic, 0) + 1

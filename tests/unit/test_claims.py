@@ -9,11 +9,11 @@ import pytest
 from agents import topics
 from agents.catalogue import Catalogue
 from agents.know import know
-from agents.plan import plan
+from agents.plan import Work, plan
 from agents.sending import Send
-from schemas.kinds import Channel
+from schemas.kinds import Channel, State
 from tables import caps, claims
-from tables.claims import Claim, Origin, Pinned
+from tables.claims import Claim, Instead, Manner, Origin, Pinned
 from tests.journeys.memory import NOON, MemoryRows
 from tests.journeys.samples import ID, a_notification, a_template, an_origin
 
@@ -33,7 +33,7 @@ class Desk:
         know(topic, b"u-1", orjson.dumps({"user_id": "u-1"} | fields), at, self.rows)
 
     def plan(self, origin: Origin = ORIGIN, number: int = 5, mark: int = 4, **fields: Any) -> Sequence[Send]:
-        return plan(a_notification(**fields), origin, self.rows, number, mark, self.catalogue)
+        return plan(a_notification(**fields), origin, Work(self.rows, number, mark, self.catalogue))
 
     def change_everything(self) -> None:
         """Another address, an opt-out, a cap, other words, another day's other rules."""
@@ -153,7 +153,7 @@ def test_a_missing_template_fails_and_is_decided_afresh_when_it_is_there() -> No
     (failed,) = desk.plan(number=5, mark=4)
     told = orjson.loads(failed.value or b"")
     assert (told["state"], told["reason"], told["detail"]) == ("failed", "unknown_template", "order")
-    assert caps.count(desk.rows, caps.key("u-1", ORIGIN.at)) == 0
+    assert caps.count(desk.rows, caps.key("u-1", ORIGIN.at // caps.DAY)) == 0
     desk.catalogue.set_template(a_template())
     mended = desk.plan(number=9, mark=8)
     assert states(mended) == ["queued"] * 3
@@ -209,7 +209,8 @@ def test_a_claim_comes_back_as_it_was_put() -> None:
     claim = Claim(
         ORIGIN, "events-0-7", 5, 2,
         (Pinned(Channel.EMAIL, "ada@example.com"), Pinned(Channel.SMS, None, "no_address", "saw")),
-        True, "failed: x",
+        "failed: x", Instead(State.SCHEDULED, "quiet_hours", "22:00 to 07:00 UTC", NOON),
+        (("daily_cap", "3 of 50", "passes"),), Manner("pt-BR", "America/Sao_Paulo", "b"),
     )  # fmt: skip
     claims.put(rows, claims.key(ID, "plan"), claim)
     assert claims.find(rows, claims.key(ID, "plan")) == claim

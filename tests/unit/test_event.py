@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import schemas.event
 from agents.intake import notify, take_in
-from agents.plan import read as read_notification
 from schemas.event import (
     MAX_EVENT_BYTES,
     MAX_METADATA_BYTES,
@@ -238,7 +237,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"content": {"subject": "a\nBcc: b@example.com", "body": "b"}}, "content.subject"),
     ({"content": {"body": "b"}, "template_id": "t"}, "template_id or content"),
     ({"content": {"subject": "a", "body": "b"}, "channels": ["sms"]}, "content.subject"),
-    ({"scheduled_at": "2026-10-01T08:00:00Z"}, "scheduled_at"),
+    ({"scheduled_at": "2028-10-01T08:00:00Z"}, "scheduled_at"),
     ({"attachments": ["a"]}, "attachments"),
     ({"user_id": None, "segment": "s"}, "segment"),
     ({"locale": 5}, "locale"),
@@ -263,7 +262,6 @@ def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str,
 
 def test_what_this_version_does_not_do_is_told_apart() -> None:
     for fields in (
-        {"scheduled_at": "2026-10-01T08:00:00Z"},
         {"attachments": ["a"]},
         {"user_id": None, "segment": "s"},
     ):
@@ -316,7 +314,7 @@ def nested(levels: int, **fields: Any) -> bytes:
 def test_what_is_read_can_also_travel_however_deep(contact: dict[str, Any]) -> None:
     for levels in (100, 150, 190):
         (send,) = take_in(nested(levels, **contact), [], Origin("events", 0, 7, NOON), shop())
-        assert read_notification(send.value).variables["a"] is not None
+        assert Notification.from_json(send.value).variables["a"] is not None
     for levels in (201, 300, 1_000, 1_020):
         with pytest.raises(Unreadable, match=r": more than 200 lists and objects"):
             take_in(nested(levels, **contact), [], Origin("events", 0, 7, NOON), shop())
@@ -410,7 +408,7 @@ def takes_in_or_refuses(value: bytes | None, headers: Any) -> None:
         return
     for send in sends:
         if send.topic.startswith("notifications"):
-            read_notification(send.value)
+            Notification.from_json(send.value)
 
 
 @given(st.none() | st.binary(max_size=200), headers_of_all_kinds)
@@ -431,5 +429,5 @@ def test_data_arrives_as_it_was_sent(data: dict[str, Any]) -> None:
         found = take_in(event, [], Origin("events", 0, 7, NOON), shop())
     except (Unreadable, TypeError):  # integers that orjson does not write; a NUL further in
         return
-    read: Notification = read_notification(found[0].value)
+    read: Notification = Notification.from_json(found[0].value)
     assert read.variables == orjson.loads(event)["data"]

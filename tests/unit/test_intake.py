@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from agents import intake
 from agents.catalogue import Catalogue
 from agents.intake import take_in
-from agents.plan import read
 from agents.sending import Send
 from schemas.event import MAX_RECIPIENTS, Contact, Unreadable, read_event
 from schemas.ids import hash_in, notification_id, user_hash
 from schemas.kinds import Reason
+from schemas.notification import Notification
 from schemas.status import Status
 from tables.claims import Origin
 from tests.journeys.memory import NOON
@@ -29,7 +29,7 @@ def taken(value: bytes, *rules: Any) -> list[Send]:
 
 
 def users(value: bytes, *rules: Any) -> list[str]:
-    return [read(send.value).user_id for send in taken(value, *rules)]
+    return [Notification.from_json(send.value).user_id for send in taken(value, *rules)]
 
 
 def ignored(value: bytes, *rules: Any) -> Status:
@@ -40,7 +40,7 @@ def ignored(value: bytes, *rules: Any) -> Status:
 
 def test_an_event_becomes_a_notification_that_planning_reads() -> None:
     (send,) = taken(cloud_event())
-    notification = read(send.value)
+    notification = Notification.from_json(send.value)
     assert notification.id == notification_id("u-1", SOURCE, "e-1", "order-confirmed")
     assert (notification.position, notification.event_at, notification.step) == ("events-0-7", NOON, "plan")
     assert (notification.workflow, notification.category, notification.template) == (
@@ -64,7 +64,7 @@ def test_the_request_outweighs_the_rule() -> None:
             metadata={"a": 1}, expires_at="2030-01-01T00:00:00Z", variables={"x": None},
         )
     )  # fmt: skip
-    found = read(send.value)
+    found = Notification.from_json(send.value)
     assert send.topic == "notifications-express"
     assert (found.priority, *found.channels, found.category, found.template, found.locale) == (
         "high", "push", "c", "other", "de",
@@ -75,7 +75,7 @@ def test_the_request_outweighs_the_rule() -> None:
 def test_what_the_request_leaves_open_the_rule_says() -> None:
     rule = a_workflow(priority="critical", expires_after=60, mandatory=True, doubt="at_most_once")
     (send,) = taken(request(), rule)
-    found = read(send.value)
+    found = Notification.from_json(send.value)
     assert send.topic == "notifications-express"
     assert (found.priority, found.mandatory, found.doubt) == ("critical", True, "at_most_once")
     assert b"metadata" not in (send.value or b"")
@@ -84,17 +84,17 @@ def test_what_the_request_leaves_open_the_rule_says() -> None:
 
 def test_a_request_with_its_own_words_needs_no_rule() -> None:
     (send,) = taken(request(event_type="unknown", content={"subject": "Hi", "body": "there"}))
-    found = read(send.value)
+    found = Notification.from_json(send.value)
     assert (found.workflow, found.template) == ("direct", None)
     assert found.content is not None
     assert (found.content.subject, found.content.body) == ("Hi", "there")
     (send,) = taken(request(event_type="unknown", template_id="order"))
-    assert read(send.value).template == "order"
+    assert Notification.from_json(send.value).template == "order"
 
 
 def test_a_contact_travels_with_its_notification() -> None:
     (send,) = taken(request(user_id=None, recipients=[{"email": "a@example.com"}]))
-    found = read(send.value)
+    found = Notification.from_json(send.value)
     assert found.contact is not None
     assert found.contact.email == "a@example.com"
     assert found.user_id == Contact(email="a@example.com").identity
@@ -104,14 +104,14 @@ def test_somebody_who_is_named_twice_is_told_once() -> None:
     contact = {"user_id": "u", "email": "a@example.com"}
     for recipients in ([contact, "u"], ["u", contact]):
         (send,) = taken(request(user_id=None, recipients=recipients))
-        assert read(send.value).contact is not None
+        assert Notification.from_json(send.value).contact is not None
     event = cloud_event(data={"a": "u", "b": ["u", "v", "u"]})
     assert users(event, a_workflow(recipients=["a", "b[]"])) == ["u", "v"]
 
 
 def test_two_rules_make_two_notifications_with_ids_of_their_own() -> None:
     sends = taken(cloud_event(), a_workflow(), a_workflow(name="other", on="shop.*"))
-    assert len({read(send.value).id for send in sends}) == 2
+    assert len({Notification.from_json(send.value).id for send in sends}) == 2
 
 
 @pytest.mark.parametrize(
@@ -209,4 +209,4 @@ def test_what_nobody_wants_is_ignored_with_an_id_of_its_own() -> None:
 def test_data_travels_whole() -> None:
     data = {"customer": {"id": "u"}, "a": [1, 2.5, None, True, "é\u2028", {"b": 1e22}], "": {}, "big": 2**63}
     (send,) = taken(cloud_event(data=data))
-    assert read(send.value).variables == orjson.loads(orjson.dumps(data))
+    assert Notification.from_json(send.value).variables == orjson.loads(orjson.dumps(data))

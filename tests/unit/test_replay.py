@@ -127,7 +127,7 @@ def test_a_request_reaches_the_engines_of_its_group_and_no_place_that_is_not_the
 
 
 def decided(catalogue: Catalogue, rows: MemoryRows) -> None:
-    plan.plan(a_notification(template="hello"), an_origin(), rows, 1, 0, catalogue)
+    plan.plan(a_notification(template="hello"), an_origin(), plan.Work(rows, 1, 0, catalogue))
 
 
 @pytest.mark.parametrize("mended", [True, False])
@@ -138,7 +138,7 @@ def test_what_is_foreseen_is_what_planning_does(mended: bool) -> None:
     assert foresee(claims.find(rows, key)) == NEW
     decided(known if mended else Catalogue(), rows)
     foreseen = foresee(claims.find(rows, key))
-    sends = plan.plan(notification, an_origin(), rows, 2, 1, known)
+    sends = plan.plan(notification, an_origin(), plan.Work(rows, 2, 1, known))
     if mended:
         assert foreseen == NOTHING
         assert not sends

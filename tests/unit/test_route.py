@@ -8,7 +8,7 @@ import pytest
 from agents import topics
 from agents.catalogue import Catalogue
 from agents.intake import take_in
-from agents.plan import plan
+from agents.plan import Work, plan
 from agents.route import Router
 from schemas.base import Record
 from schemas.ids import hash_in, target_id
@@ -16,6 +16,7 @@ from schemas.kinds import Channel, State
 from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import Notification
 from schemas.status import Status
+from tables.claims import Pinned
 from tests.journeys.memory import NOON, MemoryRows
 from tests.journeys.samples import ID, a_notification, a_template, an_origin, request, shop
 
@@ -43,9 +44,9 @@ MODELS: dict[str, type[Record]] = {
 )
 def test_everything_that_planning_sends_is_what_its_model_writes(fields: dict[str, Any]) -> None:
     contact = {"contact": {"email": "ada@example.com"}}
+    catalogue = Catalogue(templates=[a_template("{{ order.id }} é <b>")])
     sends = plan(
-        a_notification(**(contact | fields)), an_origin(), MemoryRows(), 5, 4,
-        Catalogue(templates=[a_template("{{ order.id }} é <b>")]),
+        a_notification(**(contact | fields)), an_origin(), Work(MemoryRows(), 5, 4, catalogue),
     )  # fmt: skip
     assert sends
     for send in sends:
@@ -79,7 +80,7 @@ def test_every_state_can_be_told(state: State) -> None:
 
 def test_a_queued_status_names_its_target_without_showing_it() -> None:
     words = ChannelContent(text="t")
-    message, status = Router(a_notification(), NOON).queued(Channel.SMS, "+15550100", words)
+    message, status = Router(a_notification(), NOON).queued(Pinned(Channel.SMS, "+15550100"), words)
     told = Status.from_json(status.value)
     assert (told.state, told.target, told.target_id) == ("queued", "+155•••00", target_id("+15550100"))
     assert Message.from_json(message.value).target_id == told.target_id
@@ -90,7 +91,7 @@ def test_the_values_are_small() -> None:
     catalogue = Catalogue(templates=[a_template()])
     contact = {"email": "ada@example.com"}
     sends = plan(
-        a_notification(contact=contact, channels=["email"]), an_origin(), MemoryRows(), 5, 4, catalogue
+        a_notification(contact=contact, channels=["email"]), an_origin(), Work(MemoryRows(), 5, 4, catalogue)
     )
     assert [len(send.value or b"") < 700 for send in sends] == [True] * 3
     assert orjson.loads(sends[0].value or b"")["text"] == "Order C-1"
@@ -102,7 +103,7 @@ def test_a_message_carries_what_delivery_needs_of_its_notification() -> None:
         priority="high", category="c", step="resume:1",
     )  # fmt: skip
     catalogue = Catalogue(templates=[a_template()])
-    sent, contents, status = plan(notification, an_origin(), MemoryRows(), 5, 4, catalogue)
+    sent, contents, status = plan(notification, an_origin(), Work(MemoryRows(), 5, 4, catalogue))
     message = Message.from_json(sent.value)
     for name in ("id", "step", "user_id", "event", "event_at", "category", "priority", "doubt", "expires_at"):
         assert getattr(message, name) == getattr(notification, name), name

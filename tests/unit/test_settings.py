@@ -147,7 +147,7 @@ def test_every_setting_can_be_set_by_its_variable(
 ) -> None:
     path, value = concrete(setting), example(setting, tmp_path)
     monkeypatch.setenv(MAIN_VARIABLE + "KIND", "smtp")
-    before = find(load(), path)
+    before = find(load(), path) if path[0] != "categories" else None  # of which there are none
     monkeypatch.setenv(setting.variable.replace("<CHANNEL>", "EMAIL").replace("<NAME>", "MAIN"), value)
     assert path[-1] == "kind" or find(load(), path) != before
 

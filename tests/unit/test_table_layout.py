@@ -36,7 +36,7 @@ EFFECT = effects.effect(ID, "plan", "0a1b")
         ("claims", b"c|" + bytes.fromhex(ID.replace("-", "")) + b"plan", f"{ID}|plan"),
         ("users", b"u|a|b%\xff\xc3\xbc", "a%7Cb%25%FFü"),
         ("devices", b"d|ada\0t-1", "ada|t-1"),
-        ("caps", caps.key("a|b", NOON), "a%7Cb|2026-09-21"),
+        ("caps", caps.key("a|b", NOON // caps.DAY), "2026-09-21|a%7Cb"),
         ("attempts", b"a|" + EFFECT + b"12", f"{ID}|plan|0a1b|12"),
         ("waits", waits.key(NOON, EFFECT), f"2026-09-21T14:13:20.000Z|{ID}|plan|0a1b"),
         ("waits-by-id", b"x|" + EFFECT, f"{ID}|plan|0a1b"),
@@ -92,7 +92,7 @@ def test_a_time_stands_behind_the_start_of_whatever_it_begins_with(at: int, cut:
 
 @given(user=st.text(max_size=12), cut=st.integers(0, 60))
 def test_a_key_stands_behind_the_start_of_whatever_it_begins_with(user: str, cut: int) -> None:
-    layout, raw = BY_NAME["caps"], b"k|" + user.encode() + b"|020717"
+    layout, raw = BY_NAME["caps"], b"k|020717|" + user.encode()
     said = layout.key(raw)
     inside, begin, _ = layout.start(said[:cut])
     assert begin <= raw and raw.startswith(inside)

@@ -89,7 +89,7 @@ async def test_a_key_that_stands_in_several_places_is_neither_left_out_nor_repea
         ("users", "user-003", []),
         ("users", "a|b", []),
         ("devices", "user-001|", ["user-001|t-1"]),
-        ("caps", "user-002|2026-0", ["user-002|2026-09-21"]),
+        ("caps", "2026-09-21|user-002", ["2026-09-21|user-002"]),
         ("waits", "2026-09-21T14:14", ["2026-09-21T14:14:20.000Z"]),
         ("waits", "2027", []),
         ("waits", "yesterday", []),
