@@ -61,7 +61,11 @@ def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     claim = claims.find(rows, key)
     if claim is None:
         first = claims.key(signal.id, PLAN)
-        if claims.find(rows, first) is None:
+        planned = claims.find(rows, first)
+        instead = planned.instead if planned is not None else None
+        if instead is not None and instead.state is State.CANCELLED:
+            return ()
+        if planned is None:
             mark = Instead(State.CANCELLED, Reason.CANCELLED)
             claims.put(rows, first, Claim(origin, "", work.number, 0, (), instead=mark))
             return ()

@@ -94,6 +94,28 @@ def test_what_is_scheduled_then_cancelled_never_goes_out() -> None:
     assert told(found) == [] and nothing_waits(found)
 
 
+def test_what_is_on_its_way_when_it_is_cancelled_finds_its_wait_gone() -> None:
+    found = pipeline()
+    ask(found, scheduled_at=rfc3339(NOON + HOUR))
+    [(_, due, wait)] = waits.read(list(found.core.scan(waits.PREFIX)))
+    found.now = due
+    cancel(found)
+    found.send(Send(wait.topic, wait.key, wait.value, headers=[("due", b"%d" % due)]))
+    assert told(found) == []
+
+
+def test_what_comes_up_twice_goes_out_once() -> None:
+    found = pipeline()
+    ask(found, scheduled_at=rfc3339(NOON + HOUR))
+    [(_, due, wait)] = waits.read(list(found.core.scan(waits.PREFIX)))
+    found.now = due
+    for _ in range(2):
+        found.send(Send(wait.topic, wait.key, wait.value, headers=[("due", b"%d" % due)]))
+    assert channels(found) == ["email", "sms", "web"]
+    story = history.find(found.status, named())
+    assert story is not None and story["duplicates"] == 0
+
+
 def test_a_cancel_that_comes_first_is_remembered() -> None:
     found = pipeline()
     cancel(found)
