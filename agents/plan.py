@@ -226,9 +226,9 @@ def _choose(
         pinned = against(notification, Reason.EXPIRED)
     else:
         pinned = reached(notification, of, rows, renderings)
-    notes: list[Note] = []
+    notes: Sequence[Note] = ()
     counters: Sequence[rules.Counter] = ()
-    if any(one.reason is None for one in pinned):
+    if is_open(pinned):
         if notification.digest is not None and (gathered := gather.add(notification, now, work)) is not None:
             return _claimed(notification, origin, key, work, gathered)
         if _resumes(notification.step) < MOST_RESUMES:
@@ -239,11 +239,11 @@ def _choose(
                     Instead(State.SCHEDULED, Reason.QUIET_HOURS, note[1] if note else "", until),
                 )  # fmt: skip
             if note is not None:
-                notes.append(note)
+                notes = (note,)
         if _is_counted(notification.step):
             cap = work.policy.category_caps.get(notification.category)
             counters, reason, noted = rules.capping(notification, of, now, rows, cap)
-            notes += noted
+            notes = (*notes, *noted)
             if reason is not None:
                 saw = next((saw for _, saw, verdict in noted if verdict == rules.AGAINST), "")
                 pinned, counters = [_capped(one, reason, saw) for one in pinned], ()
@@ -251,12 +251,17 @@ def _choose(
     sends = _emit(notification, claim, renderings)
     for counter in counters:
         caps.raise_by_one(rows, counter.row, counter.counted)
-    if counters or not _is_counted(notification.step):
+    if (notification.fallback or notification.escalate) and any(one.target for one in pinned):
         _follow_up(notification, pinned, now, work)
     if notification.step == DIGEST:
         gather.forget(notification, rows)
     claims.put(rows, key, claim)
     return sends
+
+
+def is_open(pinned: Sequence[Pinned]) -> bool:
+    """Whether any target is left."""
+    return any(one.reason is None for one in pinned)
 
 
 def against(notification: Notification, reason: Reason) -> list[Pinned]:
@@ -270,7 +275,7 @@ def reached(notification: Notification, of: Known, rows: Rows, words: Renderings
     channels = dict.fromkeys(notification.channels)  # a request may name one twice
     pinned = rules.each(channels, notification, of, rows, words)
     for channel in notification.fallback or ():
-        if any(one.reason is None for one in pinned):
+        if is_open(pinned):
             break
         if channel not in channels:
             pinned += rules.each([channel], notification, of, rows, words)
@@ -289,8 +294,8 @@ def _capped(pinned: Pinned, reason: Reason, saw: str) -> Pinned:
 def _follow_up(notification: Notification, pinned: Sequence[Pinned], now: int, work: Work) -> None:
     """Escalations wait from the moment of queueing; a chain is gone on with where every target fails."""
     remaining = _remaining(notification, pinned)
-    targets = tuple(f"{p.channel}:{target_id(p.target)}" for p in pinned if p.target is not None)
-    if remaining and targets:
+    if remaining:
+        targets = tuple(f"{p.channel}:{target_id(p.target)}" for p in pinned if p.target is not None)
         step = f"{FALLBACK}{numbered(notification.step, FALLBACK) + 1}"
         following = msgspec.structs.replace(
             notification, step=step, channels=(), fallback=remaining, escalate=None, digest=None
