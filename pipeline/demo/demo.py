@@ -74,9 +74,8 @@ class Demo:
             runner = Runner(settings)
             stack.push_async_callback(runner.stop)
             self.tell("starting the roles: " + ", ".join(runner.names))
-            load = Shop(self.seed, f"{int(time.time()):x}", f"http://127.0.0.1:{self.webhooks.port}").make(
-                self.events
-            )
+            now, hooks = time.time_ns() // 1_000_000, f"http://127.0.0.1:{self.webhooks.port}"
+            load = Shop(self.seed, f"{now // 1000:x}", hooks, now).make(self.events)
             await create(settings)
             await self._send_people(settings, load)
             await runner.start()

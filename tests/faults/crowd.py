@@ -68,7 +68,8 @@ class Crowd(Loop):
             config.write_text(tomli_w.dumps(settings_of(bootstrap, directory, webhooks.port, mails.port)))
             settings = load_settings(config)
             await create(settings)
-            work = Shop(self.seed, f"f{self.seed}", f"http://127.0.0.1:{webhooks.port}").make(self.events)
+            hooks = f"http://127.0.0.1:{webhooks.port}"
+            work = Shop(self.seed, f"f{self.seed}", hooks, time.time_ns() // 1_000_000).make(self.events)
             flipping = [
                 user for n, user in enumerate(work.users) if n % 20 >= 17 and user.startswith("plain")
             ]

@@ -64,7 +64,8 @@ class Loop:
             config.write_text(tomli_w.dumps(settings_of(bootstrap, directory, webhooks.port, mails.port)))
             settings = load_settings(config)
             await create(settings)
-            work = Shop(self.seed, f"f{self.seed}", f"http://127.0.0.1:{webhooks.port}").make(self.events)
+            hooks = f"http://127.0.0.1:{webhooks.port}"
+            work = Shop(self.seed, f"f{self.seed}", hooks, time.time_ns() // 1_000_000).make(self.events)
             flipping = [user for n, user in enumerate(work.users) if n % 20 >= (6 if self.mutant else 17)]
             flipping = [user for user in flipping if user.startswith("plain")]
             feed, watcher = Feed(settings, work, flipping, self.random), Watcher(settings)

@@ -81,6 +81,8 @@ def judge(
         ignored=load.ignored,
         duplicates=load.duplicates,
         poison=load.poison,
+        not_before=load.not_before,
+        gathered=load.gathered - free,
     )
     wrong = []
     for line in problems(strict, _without(seen.outcomes, free)):
@@ -134,6 +136,8 @@ def _without(seen: Outcomes, free: set[str]) -> Outcomes:
         duplicates=seen.duplicates,
         dead_events=seen.dead_events,
         dead_messages=seen.dead_messages,
+        took_effect=seen.took_effect,
+        digests=seen.digests,
     )
 
 
