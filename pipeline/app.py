@@ -19,6 +19,7 @@ from pipeline.providers.provider import Provider
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
+from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 
@@ -75,6 +76,7 @@ class Roles:
             observer=EngineMetrics(self.metrics, role),
             credentials=credentials(settings),
             rewinds=self.rewinds(group(settings, role)),
+            expected=(Unreadable,),
         )
 
     # -- core

@@ -76,6 +76,12 @@ class Metrics:
         self.rejected = counter(
             "rejected", "Records that made their stage raise, by the kind of error.", "role", "topic", "error"
         )
+        self.stage_stops = counter(
+            "stage_stops",
+            "Times that the role stopped itself: a stage raised on too many records in a row.",
+            "role",
+            "stage",
+        )
         self.statuses = counter(
             "statuses", "Statuses folded into history that changed it.", "channel", "state"
         )
@@ -229,6 +235,10 @@ class EngineMetrics(Observer):
     def rejected(self, topic: str, error: str) -> None:
         """Counts a rejected record."""
         self._metrics.rejected.labels(self._role, topic, error).inc()
+
+    def gave_up(self, stage: str) -> None:
+        """Counts a stop."""
+        self._metrics.stage_stops.labels(self._role, stage).inc()
 
 
 MOST_WORDS = 8

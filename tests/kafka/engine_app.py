@@ -450,6 +450,7 @@ class Notes(Observer):
         self.abandonments: list[str] = []
         self.drains: list[float] = []
         self.rejections: list[tuple[str, str]] = []
+        self.stops: list[str] = []
 
     def unit_done(self, topic: str, records: int, seconds: float) -> None:
         self.units.append((topic, records))
@@ -472,6 +473,9 @@ class Notes(Observer):
 
     def rejected(self, topic: str, error: str) -> None:
         self.rejections.append((topic, error))
+
+    def gave_up(self, stage: str) -> None:
+        self.stops.append(stage)
 
 
 def new_app(ground: Ground, state_dir: Path, notes: Observer | None = None, **settings: Any) -> UnitApp:
