@@ -15,7 +15,7 @@ from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
 from schemas.kinds import Channel, Priority, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import Addresses, Notification
+from schemas.notification import PLAN, Addresses, Notification
 from schemas.status import Verdict
 from tables import caps, claims, people
 from tables.claims import Claim, Origin, Pinned
@@ -37,14 +37,23 @@ def read(value: bytes | None) -> Notification:
 
 
 def plan(
-    notification: Notification, origin: Origin, rows: Rows, number: int, mark: int, catalogue: Catalogue
+    notification: Notification,
+    origin: Origin,
+    rows: Rows,
+    number: int,
+    mark: int,
+    catalogue: Catalogue,
+    oldest: int = 0,
 ) -> Sequence[Send]:
     """Claims the step and decides it; what a claim implies is sent again where it may not be out.
 
-    `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3).
+    `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3); claims of
+    before `oldest` are forgotten, so that what is older and has none may have been told.
     """
     key = claims.key(notification.id, notification.step)
     claim = claims.find(rows, key)
+    if claim is None and (notification.event_at if notification.step == PLAN else origin.at) < oldest:
+        return _too_old(notification, origin, key, rows, number)
     if claim is None or claim.mendable:
         return _decide(notification, origin, key, rows, number, mark, catalogue, claim)
     if claim.origin == origin:
@@ -91,6 +100,18 @@ def _decide(
     failed = Claim(origin, notification.position, number, version or 0, (), mendable=True, failure=told)
     claims.put(rows, key, failed)
     return (Router(notification, origin.at).status(State.FAILED, reason=failure, detail=detail),)
+
+
+def _too_old(
+    notification: Notification, origin: Origin, key: bytes, rows: Rows, number: int
+) -> Sequence[Send]:
+    """Claims that nothing is sent."""
+    pinned = tuple(
+        [Pinned(channel, None, Reason.TOO_OLD) for channel in dict.fromkeys(notification.channels)]
+    )
+    claim = Claim(origin, notification.position, number, 0, pinned)
+    claims.put(rows, key, claim)
+    return _emit(notification, claim, None)
 
 
 def choose(
@@ -174,7 +195,10 @@ def emit(notification: Notification, claim: Claim, catalogue: Catalogue) -> list
 
     Raises TemplateBroken.
     """
-    return _emit(notification, claim, _renderings(notification, claim.version, catalogue))
+    is_sent = any(pinned.target is not None for pinned in claim.pinned)
+    return _emit(
+        notification, claim, _renderings(notification, claim.version, catalogue) if is_sent else None
+    )
 
 
 def _emit(notification: Notification, claim: Claim, renderings: Renderings | None) -> list[Send]:
@@ -249,4 +273,7 @@ def _verdict(reason: str | None) -> str:
 
 
 def _state(reason: str | None) -> State:
-    return State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
+    return _UNSENT.get(reason or "", State.SUPPRESSED)
+
+
+_UNSENT: Mapping[str, State] = {Reason.EXPIRED: State.EXPIRED, Reason.TOO_OLD: State.TOO_OLD}

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     CATEGORY_OPTED_OUT = "category_opted_out"
     DAILY_CAP = "daily_cap"
     EXPIRED = "expired"
+    TOO_OLD = "too_old"
     UNKNOWN_TEMPLATE = "unknown_template"
     TEMPLATE_FAILED = "template_failed"
     NO_TEMPLATE_FOR_CHANNEL = "no_template_for_channel"

@@ -18,6 +18,12 @@ def _day(number: int) -> bytes:
     return b"|%06d" % number
 
 
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes the row of a day that ended before `oldest`."""
+    if (int(key[-6:]) + 1) * DAY <= oldest:
+        rows.delete(key)
+
+
 def count(rows: Rows, key: bytes) -> int:
     """How many were counted so far."""
     return int(rows.get(key) or 0)

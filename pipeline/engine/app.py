@@ -18,6 +18,7 @@ from pipeline.engine.observer import Observer
 from pipeline.engine.patience import Patience, StageBroken
 from pipeline.engine.rewinds import Rewinds
 from pipeline.engine.store import Store, StoreTable
+from pipeline.engine.sweep import Sweep
 from pipeline.engine.unit import Decide, Reject, Unit
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ class UnitApp(faust.App):  # type: ignore[misc]
     `group` is the consumer group's id, `partitions` the number of partitions of each of its own
     topics and of its changelog, `topics` every topic that it reads or sends to with its partitions;
     `rewinds` what its members are told to read anew; `expected` the errors by which a stage speaks of a
-    record, as any other is a fault of the stage (pipeline/engine/patience.py).
+    record, as any other is a fault of the stage (pipeline/engine/patience.py); `sweeps` the
+    tables whose rows have a window.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class UnitApp(faust.App):  # type: ignore[misc]
         credentials: Any = None,
         rewinds: Rewinds | None = None,
         expected: Iterable[type[Exception]] = (),
+        sweeps: Iterable[Sweep] = (),
     ) -> None:
         self.group, self.partitions, self.topic_partitions = group, partitions, dict(topics)
         self.unit_seconds = unit_seconds
@@ -120,6 +123,7 @@ class UnitApp(faust.App):  # type: ignore[misc]
         self.deciders: dict[str, tuple[Decide, Reject]] = {}
         #: the stage of each topic
         self.stages: dict[str, str] = {}
+        self.sweeps = tuple(sweeps)
         self.patience = Patience.with_errors(expected)
         #: why this App stops by itself
         self.gave_up: StageBroken | None = None

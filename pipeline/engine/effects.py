@@ -118,6 +118,7 @@ class EffectTask(Task):
                 if self.lost is not None:
                     raise Abandoned(self.lost)
                 await self.fire()
+                await self.sweep()
                 turned = await self.turn()
                 if self.results or (turned and not self.calls):
                     continue

@@ -32,6 +32,7 @@ from pipeline.engine.store import (
     read_number,
     scan,
 )
+from pipeline.engine.sweep import Sweeper
 from pipeline.engine.timers import Clock, Timers
 from pipeline.engine.unit import Unit
 
@@ -138,6 +139,7 @@ class Task:
         self.recent: Recent
         self.clock = Clock()
         self.timers: Timers | None = None
+        self.sweeper: Sweeper | None = None
         self.marker: Marker
         #: on how many records in a row each stage has raised what nobody expects
         self.raised: dict[str, int] = {}
@@ -193,6 +195,7 @@ class Task:
         self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
         self.raised = {name: read_number(db, raised_key(name)) for name in set(self.app.stages.values())}
         self.timers = Timers(self, ends)
+        self.sweeper = Sweeper(self, self.app.sweeps) if self.app.sweeps else None
         self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
 
     async def obey(self) -> None:
@@ -263,6 +266,7 @@ class Task:
         try:
             while True:
                 await self.fire()
+                await self.sweep()
                 queue = self.next_queue() if self.may_take else None
                 if queue is None:
                     self.set_busy(False)
@@ -290,6 +294,12 @@ class Task:
             self.set_busy(True)
             await self.timers.fire()
 
+    async def sweep(self) -> None:
+        """Removes some rows whose window is past, where it is time to."""
+        if self.sweeper is not None and self.sweeper.is_due and self.may_take:
+            self.set_busy(True)
+            await self.sweeper.step()
+
     async def woken(self) -> bool:
         """Waits for work, a moment at most."""
         try:
@@ -311,6 +321,8 @@ class Task:
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
             patience=self.app.patience, raised=self.raised[self.app.stages[tp.topic]],
         )  # fmt: skip
+        if self.clock.ahead is not None:
+            unit.now = self.clock.now()
         first, marker = records[0].offset, self.marker
         if marker.suspects_in(tp.topic, first):
             unit.mark_record = partial(marker.record, tp.topic, first, last)

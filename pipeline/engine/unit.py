@@ -45,7 +45,7 @@ class Unit:
         self.number, self.mark, self.generation = number, mark, generation
         #: told each offset before it is decided, where the unit holds suspects (pipeline/engine/marker.py)
         self.mark_record: Callable[[int], None] | None = None
-        #: the broker's time in ms, where the task has taken it
+        #: the broker's time in ms; 0 where it is not known
         self.now = 0
         self.outbox = Outbox(partitions)
         self.writes: dict[bytes, bytes | None] = {}
