@@ -70,16 +70,26 @@ def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes
 
 
 def admit(
-    parcel: Parcel, rows: Rows, now: int, provider: str, *, honours_keys: bool, told: bool = False
+    parcel: Parcel,
+    rows: Rows,
+    now: int,
+    provider: str,
+    *,
+    honours_keys: bool,
+    told: bool = False,
+    oldest: int = 0,
 ) -> Admitted:
     """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms.
 
-    `told`: what the attempts until now implied is surely out; else it is sent again.
+    `told`: what the attempts until now implied is surely out; else it is sent again. Attempts of before
+    `oldest` are forgotten: an older message without any may have been sent, a letter that was redriven not.
     """
     message, effect = parcel.message, parcel.effect
     expired = message.expires_at is not None and now >= message.expires_at
     last = effects.last_attempt(rows, effect)
     if last is None:
+        if parcel.origin.at < oldest and parcel.redrive is None:
+            return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
         if expired:
             return Admitted(None, [_expired(message, None)])
         return _attempt(parcel, rows, 1, now, provider)

@@ -232,7 +232,10 @@ def dead(
     headers: Sequence[tuple[str, bytes]] = (),
 ) -> Send:
     """The dead letter of a record that could not be read or decided: its bytes, key and own headers."""
-    reason = Reason(getattr(error, "reason", Reason.RAISED))
+    try:
+        reason = Reason(getattr(error, "reason", Reason.RAISED))
+    except ValueError:  # an error of Python's own may have a reason too, in words of its own
+        reason = Reason.RAISED
     what = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
     first = redrive.origin(headers, origin)
     found = dead_letter.headers(

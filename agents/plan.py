@@ -59,7 +59,8 @@ class Work(msgspec.Struct, gc=False):
     """What planning stands on in one unit of work.
 
     `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3), `epoch` its
-    owner's; `name` gives a topic's name on the broker.
+    owner's; `name` gives a topic's name on the broker. Claims of before `oldest` are forgotten, so that what
+    is older and has none may have been told.
     """
 
     rows: Rows
@@ -69,6 +70,7 @@ class Work(msgspec.Struct, gc=False):
     epoch: int = 0
     policy: Policy = Policy()
     name: Callable[[str], str] = str
+    oldest: int = 0
 
     def wait(self, id: bytes, due: int, following: Notification) -> None:
         """Lets a record come up at `due` (ms)."""
@@ -89,6 +91,8 @@ def plan(notification: Notification, origin: Origin, work: Work, due: int | None
     """
     key = claims.key(notification.id, notification.step)
     claim = claims.find(work.rows, key)
+    if claim is None and (notification.event_at if notification.step == PLAN else origin.at) < work.oldest:
+        return _too_old(notification, origin, key, work)
     if claim is None or claim.mendable:
         if due is not None and claim is None and not _was_waiting(notification, due, work.rows):
             return ()  # cancelled, seen or put off anew since; or a copy of what came already
@@ -158,6 +162,14 @@ def _claimed(
     claim = Claim(origin, notification.position, work.number, 0, (), instead=instead)
     claims.put(work.rows, key, claim)
     return emit(notification, claim, work)
+
+
+def _too_old(notification: Notification, origin: Origin, key: bytes, work: Work) -> Sequence[Send]:
+    """Claims that nothing is sent."""
+    pinned = tuple(against(notification, Reason.TOO_OLD))
+    claim = Claim(origin, notification.position, work.number, 0, pinned)
+    claims.put(work.rows, key, claim)
+    return _emit(notification, claim, None)
 
 
 # -- waiting
@@ -328,7 +340,9 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
     """
     if claim.instead is not None:
         return _emit_instead(notification, claim, claim.instead, work.rows)
-    return _emit(notification, claim, _renderings(notification, claim.version, work.catalogue))
+    is_sent = any(pinned.target is not None for pinned in claim.pinned)
+    renderings = _renderings(notification, claim.version, work.catalogue) if is_sent else None
+    return _emit(notification, claim, renderings)
 
 
 def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
@@ -427,4 +441,7 @@ def _verdict(reason: str | None) -> str:
 
 
 def _state(reason: str | None) -> State:
-    return State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
+    return _UNSENT.get(reason or "", State.SUPPRESSED)
+
+
+_UNSENT: Mapping[str, State] = {Reason.EXPIRED: State.EXPIRED, Reason.TOO_OLD: State.TOO_OLD}

@@ -18,6 +18,7 @@ class Prospect(StrEnum):
     AFRESH = "afresh"
     NEW = "new"
     DOUBTFUL = "doubtful"
+    TOO_OLD = "too_old"
 
 
 class Foreseen(NamedTuple):

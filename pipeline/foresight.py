@@ -12,20 +12,20 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
+from agents import redrive, topics
 from agents import replay as foreseeing
-from agents import topics
 from agents.catalogue import Catalogue
 from agents.replay import Foreseen, Prospect
 from pipeline.catalogue import CatalogueReader
 from pipeline.engine.store import epoch_of
 from pipeline.replay import Plan, figures, places, reading
 from pipeline.settings import Settings
-from pipeline.topics import changelog, partitions
+from pipeline.topics import DAYS, changelog, partitions
 from pipeline.wiring import origin_of
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
 from schemas.message import Message
-from schemas.notification import Notification
+from schemas.notification import PLAN, Notification
 from tables import claims, effects
 from tables.claims import Claim
 
@@ -43,10 +43,14 @@ class Range:
 
     def __init__(self) -> None:
         self.wanted: dict[bytes, str] = {}
+        #: of what is wanted: that which is not told unless something is remembered of it
+        self.old: set[bytes] = set()
         self.unreadable = self.ignored = self.too_many = 0
 
-    def want(self, key: bytes, word: str) -> None:
+    def want(self, key: bytes, word: str, *, old: bool = False) -> None:
         """Notes what is to be looked up; the same one may come several times."""
+        if old:
+            self.old.add(key)
         if len(self.wanted) < MOST or key in self.wanted:
             self.wanted[key] = word
         else:
@@ -91,7 +95,11 @@ class Calls:
     def take(self, key: bytes, value: bytes | None, wanted: Mapping[bytes, str]) -> None:
         table, (effect, _, n) = key[:2], key[2:].rpartition(b"|")
         effect += b"|"
-        if table not in (effects.ATTEMPTS, effects.RESULTS) or effect not in wanted or value is None:
+        if table not in (effects.ATTEMPTS, effects.RESULTS) or effect not in wanted:
+            return
+        if value is None:  # an effect is forgotten whole
+            self.attempted.pop(effect, None)
+            self.results.pop(effect, None)
             return
         if table == effects.ATTEMPTS:
             self.attempted[effect] = max(int(n), self.attempted.get(effect, 0))
@@ -167,6 +175,8 @@ class Forecast(NamedTuple):
         lines += [f"{count:>13} {reason}" for reason, count in self.reasons.most_common()]
         lines.append(f"{counted[Prospect.NEW]:>9} never {decided}: would be now")
         lines += [f"{count:>13} {word}" for word, count in self.fresh.most_common()]
+        if counted[Prospect.TOO_OLD]:
+            lines.append(f"{counted[Prospect.TOO_OLD]:>9} too old to tell: nothing will be sent")
         if counted[Prospect.DOUBTFUL]:
             lines.append(
                 f"{counted[Prospect.DOUBTFUL]:>9} in doubt: the provider's key settles it, else the policy"
@@ -182,17 +192,21 @@ class Forecast(NamedTuple):
 
 async def foresee(settings: Settings, plan: Plan, tell: Callable[[str], None]) -> Forecast:
     """Reads from the chosen places to the ends, then the changelog. `tell` gets lines of progress."""
+    window = settings.retention.claims if plan.role == "core" else settings.retention.attempts
+    oldest = int(time.time() * 1000 - window * DAYS)
     seen, memory = Range(), Claims() if plan.role == "core" else Calls()
     counted, reasons, fresh = Counter[Prospect](), Counter[str](), Counter[str]()
     if plan.role != "status":
         catalogue = await _catalogue(settings) if plan.role == "core" else Catalogue()
         bounds = {span.part: (span.to, span.end) for span in plan.spans}
         async for record in _records(settings, bounds, "reading", tell):
-            note(record, settings.kafka.topic_prefix, catalogue, seen)
+            note(record, settings.kafka.topic_prefix, catalogue, seen, oldest)
     if seen.wanted:
         await _remember(settings, plan.role, memory, seen.wanted, tell)
         for key, word in seen.wanted.items():
             prospect, reason = memory.foresee(key)
+            if prospect is Prospect.NEW and key in seen.old:
+                prospect = Prospect.TOO_OLD
             counted[prospect] += 1
             if prospect is Prospect.AFRESH:
                 reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else "other reasons"] += 1
@@ -201,8 +215,8 @@ async def foresee(settings: Settings, plan: Plan, tell: Callable[[str], None]) -
     return Forecast(plan, seen, counted, reasons, fresh)
 
 
-def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range) -> None:
-    """Notes what one record would be about."""
+def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range, oldest: int = 0) -> None:
+    """Notes what one record would be about; what is from before `oldest` is forgotten."""
     topic = record.topic.removeprefix(prefix)
     try:
         if topic in EVENTS:
@@ -212,12 +226,15 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range) -> None:
             found = [Notification.from_json(record.value)]
         elif topic.removesuffix(topics.EXPRESS) in topics.MESSAGES.values():
             message = Message.from_json(record.value)
-            seen.want(effects.effect(message.id, message.step, message.target_id), message.event.type)
+            effect = effects.effect(message.id, message.step, message.target_id)
+            old = record.timestamp < oldest and redrive.name(record.headers) is None
+            seen.want(effect, message.event.type, old=old)
             return
         else:
             return  # people: an older row never replaces a newer one
         for one in found:
-            seen.want(claims.key(one.id, one.step), one.workflow)
+            at = one.event_at if one.step == PLAN else record.timestamp
+            seen.want(claims.key(one.id, one.step), one.workflow, old=at < oldest)
     except (Unreadable, RecordUnreadable):
         seen.unreadable += 1
 

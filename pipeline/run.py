@@ -49,8 +49,8 @@ class Runner:
     async def start(self) -> None:
         """Makes sure of topics, rules and templates, then starts every role."""
         Path(self.settings.state_dir).mkdir(parents=True, exist_ok=True)
+        await state_owner.claim(self.settings, self.names)
         await topics.create(self.settings)
-        await state_owner.mark(self.settings, self.names)
         await self.reader.start()
         await self.control.start()
         for name in await publish(self.settings, self.catalogue):

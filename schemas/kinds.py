@@ -88,6 +88,7 @@ class Reason(StrEnum):
     CANCELLED_TOO_LATE = "cancelled_too_late"
     FALLBACK_NOT_NEEDED = "fallback_not_needed"
     EXPIRED = "expired"
+    TOO_OLD = "too_old"
     UNKNOWN_TEMPLATE = "unknown_template"
     TEMPLATE_FAILED = "template_failed"
     INVALID_VARIABLES = "invalid_variables"
