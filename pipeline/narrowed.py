@@ -62,9 +62,7 @@ def check(settings: Settings, wanted: Wanted, narrowing: Narrowing, *, anew: boo
     if anew and wanted.role != "core":
         raise Misused("--resend: of core alone, which decides what is sent")
     if narrowing.given > MOST_NAMED:
-        raise Misused(
-            f"{narrowing.given} ids, users, events and reasons; {MOST_NAMED} can be named at a time"
-        )
+        raise Misused(f"{narrowing.given} ids, users, events and reasons; at most {MOST_NAMED} at a time")
     for one in narrowing.ids:
         try:
             hash_in(one)
