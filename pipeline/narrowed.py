@@ -109,7 +109,7 @@ class Chosen:
 
 
 class Reasoned:
-    """Which claims, or effects of a channel, give one of some reasons; `found` is what is known of them."""
+    """Which claims, or effects of a channel, give one of some reasons: of those wanted, or of all."""
 
     def __init__(self, role: str, reasons: frozenset[str]) -> None:
         self.core, self.reasons = role == "core", reasons
@@ -121,12 +121,14 @@ class Reasoned:
             if not key.startswith(claims.PREFIX):
                 return
             name, n = key, 0
+            if wanted and name not in wanted:
+                return
             claim = Row(value).claim(key) if value is not None else None
             told = narrow.reasons_of(claim) if claim is not None else set()
         elif key.startswith(effects.RESULTS) and value is not None and (of := effect_of(key)) is not None:
             name, n = of
             result = effects.result(Row(value), name, n)
-            if n < self.found.get(name, 0):
+            if n < self.found.get(name, 0) or (wanted and name not in wanted):
                 return
             told = narrow.reasons_of_call(result) if result is not None else set()
         else:
@@ -255,15 +257,17 @@ def new_generation() -> int:
 async def _choose(
     settings: Settings, plan: Plan, narrowing: Narrowing, generation: int, request: str, tell: Tell
 ) -> Chosen:
-    """The chosen ones of the range. Those with a reason are looked up first, for they are the fewer."""
+    """The chosen ones of the range.
+
+    Where nothing but reasons are given, those that give one are looked up first: they are fewer than the
+    range. Else the reasons are looked up of what is chosen, for many may give the same.
+    """
+    chosen, reasoned = Chosen(), Reasoned(plan.role, narrowing.reasons)
     with_reason: Mapping[bytes, int] | None = None
-    if narrowing.reasons:
-        reasoned = Reasoned(plan.role, narrowing.reasons)
+    if narrowing.given == len(narrowing.reasons):
         await remember(settings, plan.role, reasoned, {}, tell)
-        with_reason = reasoned.found
-    chosen = Chosen()
-    if with_reason is not None and not with_reason:
-        return chosen
+        if not (with_reason := reasoned.found):
+            return chosen
     core, now = plan.role == "core", time.time_ns() // 1_000_000
     catalogue = await catalogue_of(settings) if core else Catalogue()
     bounds = {span.part: (span.to, span.now) for span in plan.spans}
@@ -279,6 +283,11 @@ async def _choose(
                     chosen.add(key, pick)
         except (Unreadable, RecordUnreadable):
             chosen.unreadable += 1
+    if narrowing.reasons and with_reason is None and chosen.picks:
+        wanted = {pick.remembered: "" for pick in chosen.picks.values()}
+        await remember(settings, plan.role, reasoned, wanted, tell)
+        picks = chosen.picks.items()
+        chosen.picks = {key: pick for key, pick in picks if pick.remembered in reasoned.found}
     return chosen
 
 

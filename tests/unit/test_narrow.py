@@ -148,6 +148,23 @@ def test_a_reason_is_that_of_the_last_call() -> None:
     assert not seen.found
 
 
+def test_a_reason_is_looked_up_of_those_that_are_wanted() -> None:
+    rows, failed = MemoryRows(), a_claim(failure="template_failed: x")
+    for role, key, value in (
+        ("core", claims.key(ID, "plan"), claims),
+        ("email", effects.effect(ID, "plan", "t"), effects),
+    ):
+        seen = Reasoned(role, frozenset(["template_failed", "refused"]))
+        if value is claims:
+            claims.put(rows, key, failed)
+        else:
+            effects.put_result(rows, key, Result(1, "refused", NOON, "box"))
+        for wanted in ({b"other": ""}, {key: ""}):
+            for row, content in rows.items():
+                seen.take(row, content, wanted)
+            assert set(seen.found) == ({key} & set(wanted))
+
+
 def test_what_is_chosen_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(narrowed, "MOST", 2)
     chosen, pick = Chosen(), Pick(b"a", "a", TopicPartition("events", 0), 1, "w")
