@@ -33,7 +33,7 @@ MOST_WAIT = 60.0
 class Parcel(NamedTuple):
     """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
 
-    `redrive`: the dead letter that it was redriven from.
+    `redrive`: the dead letter that it was redriven from, or the replay that copied it.
     """
 
     message: Message
@@ -98,7 +98,7 @@ def admit(
         keyed = honours_keys and last.provider == provider
         return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
     if not _may_go_on(parcel, result, rows, honours_keys=honours_keys and result.provider == provider):
-        if parcel.redrive is not None and result.kind in _FAILURES:
+        if parcel.redrive is not None and result.kind in FAILURES:
             reopened = _reopen(parcel, parcel.redrive, result, rows, now, provider, expired=expired)
             if reopened is not None:
                 return reopened
@@ -113,14 +113,14 @@ def admit(
     return Admitted(None, again)
 
 
-_FAILURES = ("refused", "deferred")
+FAILURES = ("refused", "deferred")
 """The results that are surely without effect."""
 
 
 def _reopen(
     parcel: Parcel, letter: str, last: Result, rows: Rows, now: int, provider: str, *, expired: bool
 ) -> Admitted | None:
-    """Opens a failed effect again for a redriven message, once a letter; None: it goes as without it.
+    """Opens a failed effect again for a copied message, once a letter or replay; None: it goes as without it.
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
     A letter that is redriven once more says nothing: it would only fail into yet another letter.

@@ -142,7 +142,7 @@ class Roles:
 
     def _take_in(self, record: Record, unit: Unit) -> None:
         sends = intake.take_in(record.value, record.headers, origin_of(record), self.catalogue)
-        if sends[0].topic == topics.DELIVERY_STATUS:
+        if sends and sends[0].topic == topics.DELIVERY_STATUS:
             self.metrics.ignored()
         self.wiring.send(unit, sends)
 

@@ -85,14 +85,19 @@ def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
     return found
 
 
+def reopening(rows: Rows, effect: bytes, k: int) -> Reopening | None:
+    """The reopening k, or None."""
+    row = rows.get(REOPENINGS + effect + b"%d" % k)
+    return Reopening(k, *msgspec.json.decode(row)) if row is not None else None
+
+
 def reopenings(rows: Rows, effect: bytes) -> list[Reopening]:
     """Every reopening of an effect, in order."""
     found: list[Reopening] = []
     for k in range(1, MOST_REOPENINGS + 1):
-        row = rows.get(REOPENINGS + effect + b"%d" % k)
-        if row is None:
+        if (made := reopening(rows, effect, k)) is None:
             break
-        found.append(Reopening(k, *msgspec.json.decode(row)))
+        found.append(made)
     return found
 
 
