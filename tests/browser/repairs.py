@@ -23,6 +23,7 @@ from pipeline.web.letters import Letters
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import Replays
 from schemas.dead_letter import headers
+from schemas.ids import notification_id
 from schemas.kinds import Reason
 
 NOON = 1_790_000_000_000
@@ -144,6 +145,27 @@ class Groups:
     async def ask(self, plan: Plan) -> str:
         self.asked.append(plan)
         return f"request-{len(self.asked)}"
+
+
+def letters(shelf: Shelf) -> str:
+    """Letters of several topics and reasons; returns the name of one that a person may look at."""
+    id_ = notification_id("ada", "https://shop.example", "order-1", "orders")
+    message = b'{"id": "%s", "target": "ada@example.com", "text": "Hello Ada"}' % id_.encode()
+    name = shelf.put(
+        "dlq-email", 1, value=message, reason=Reason.REFUSED, error="recipient: 550 no such mailbox",
+        source="email-notifications",
+    )  # fmt: skip
+    for n in range(60):
+        shelf.put(
+            "dlq-email", n % 2, at=NOON + n * 1_000, value=message, source="email-notifications",
+            reason=Reason.RETRIES_EXHAUSTED if n % 3 else Reason.REFUSED, error=f"421 try again later ({n})",
+        )  # fmt: skip
+    for n in range(7):
+        shelf.put(
+            at=NOON + n * 9_000, value=b'{"event_type": %d}' % n, error="event_type: should be a valid string"
+        )
+    shelf.put("dlq-people", at=NOON + 77_000, error="user_id: Field required", source="users")
+    return name
 
 
 def repairs(shelf: Shelf, groups: Groups, clock: Callable[[], float], **settings: Any) -> Repairs:
