@@ -69,7 +69,8 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
         await page.close()
 
 
-REACHABLE = """() => [...document.querySelectorAll("a[href], button, input, select, summary, iframe, [tabindex='0']")]
+REACHABLE = """() => [...document.querySelectorAll(
+  "a[href], button, input, select, summary, iframe, [tabindex='0']")]
   .filter((e) => e.checkVisibility({visibilityProperty: true}) && e.type !== "hidden")
   .filter((e) => !e.closest("details:not([open]) > :not(summary)"))
   .filter((e) => !window.reached?.has(e)).map((e) => e.outerHTML)"""

@@ -46,7 +46,7 @@ async def test_a_letter_is_found_and_put_back_by_the_keyboard(site: Site) -> Non
     await expect(page.get_by_role("textbox", name="Reason")).to_have_value("refused")
     await page.get_by_role("link", name=name, exact=True).press("Enter")
     await expect(page.locator("main")).to_contain_text("The provider refused the message for good.")
-    await expect(page.locator("main")).not_to_contain_text("Hello Ada")
+    await expect(page.get_by_text("Hello Ada")).not_to_be_visible()
     await press(page, "Put it back")
     await expect(page.get_by_role("status").first).to_contain_text("1 letter put back")
     assert len(site.office.shelf.back) == 1
