@@ -1,7 +1,6 @@
 """The command line."""
 
 import asyncio
-import base64
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,6 @@ from pydantic import BaseModel, SecretStr
 
 from agents import letters
 from agents import topics as names
-from agents.letters import Letter
 from pipeline import __version__, dead_letters, topics
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.broker.commands import broker
@@ -300,32 +298,12 @@ def show_letter(topic: str, partition: int, offset: int, as_json: bool, config: 
     settings = _for_letters(config)
     letter = asyncio.run(dead_letters.find(settings, _named(settings, topic)[0], partition, offset))
     if as_json:
-        click.echo(orjson.dumps(_whole(letter)).decode())
+        click.echo(orjson.dumps(letters.whole(letter)).decode())
         return
     for name, value in letter.headers:
-        click.echo(f"{_escaped(name)}: {_escaped(_text(value or b''))}")
-    click.echo(f"key: {_escaped(_text(letter.key or b''))}\n")
-    click.echo("(no value)" if letter.value is None else _escaped(_text(letter.value)))
-
-
-def _whole(letter: Letter) -> dict[str, Any]:
-    """A letter as JSON: bytes as text where they are some, and always as base64."""
-    return {
-        **letters.summary(letter),
-        "headers": [[name, _text(value or b"")] for name, value in letter.headers],
-        "key": None if letter.key is None else _text(letter.key),
-        "value": None if letter.value is None else _text(letter.value),
-        "value_base64": None if letter.value is None else base64.b64encode(letter.value).decode(),
-    }
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-def _escaped(text: str) -> str:
-    """Text that gives no orders to a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        click.echo(f"{letters.escaped(name)}: {letters.escaped(letters.text(value or b''))}")
+    click.echo(f"key: {letters.escaped(letters.text(letter.key or b''))}\n")
+    click.echo("(no value)" if letter.value is None else letters.escaped(letters.text(letter.value)))
 
 
 @dlq.command("redrive")

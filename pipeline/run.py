@@ -19,6 +19,7 @@ from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import server
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Held, StoreDesk, held_by
@@ -167,6 +168,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 desk,
                 Tables(runner.held),
                 tasks,
+                Repairs.of(settings),
                 token=token,
                 version=__version__,
                 readiness=runner.readiness,

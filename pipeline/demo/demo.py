@@ -24,6 +24,7 @@ from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
 from pipeline.topics import client_options, create
 from pipeline.web import server
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
@@ -114,8 +115,8 @@ class Demo:
         tasks = Tasks.of(runner.running, settings)
         stack.push_async_callback(tasks.close)
         app = server.create(
-            desk, Tables(runner.held), tasks, token=token, version=__version__, readiness=runner.readiness,
-            metrics=runner.metrics,
+            desk, Tables(runner.held), tasks, Repairs.of(settings), token=token, version=__version__,
+            readiness=runner.readiness, metrics=runner.metrics,
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)

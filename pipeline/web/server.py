@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.web import api, console, problem
+from pipeline.web import api, console, problem, repair_api, repair_console
+from pipeline.web.apart import Away
 from pipeline.web.guard import BODY_BYTES, Guard
 from pipeline.web.problem import Wrong
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.session import Sessions
 from pipeline.web.tasks import Tasks
@@ -36,6 +38,7 @@ def create(
     desk: Desk,
     tables: Tables,
     tasks: Tasks,
+    repairs: Repairs,
     *,
     token: str,
     version: str,
@@ -60,7 +63,9 @@ def create(
 
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
+    app.include_router(repair_api.router(repairs))
     app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks))
+    app.include_router(repair_console.router(repairs, pages, sessions))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)
@@ -108,6 +113,12 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
     @app.exception_handler(Wrong)
     async def wrong(request: Request, error: Wrong) -> Response:
         return problem.of_wrong(error)
+
+    @app.exception_handler(Away)
+    async def away(request: Request, error: Away) -> Response:
+        if is_page(request):
+            return pages.missing("That cannot be told now", f"{error}.", 503)
+        return problem.answer(503, str(error))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
