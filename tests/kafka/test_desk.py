@@ -21,7 +21,7 @@ from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
 from tests.kafka.engine_app import becomes, eventually
-from tests.kafka.test_replay import MENDED, World, has_obeyed
+from tests.kafka.replay_scene import MENDED, World, has_obeyed
 from tests.unit.test_web_api import is_problem
 from tests.unit.test_web_repair_pages import hidden, text
 

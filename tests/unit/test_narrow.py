@@ -57,7 +57,9 @@ def for_many(**fields: Any) -> bytes:
 
 
 def made(value: bytes, headers: Headers | None = None, origin: Origin = LATER) -> list[Any]:
-    return [read(send.value) for send in intake.take_in(value, headers or [], origin, shop())]
+    return [
+        Notification.from_json(send.value) for send in intake.take_in(value, headers or [], origin, shop())
+    ]
 
 
 def a_copy(
