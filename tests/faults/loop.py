@@ -13,6 +13,8 @@ from tests.faults.scene import FEW_FLIP, MANY_FLIP, REWOUND, Scene, scene, tell
 from tests.faults.world import Worker
 
 POINT_SECONDS = 15.0
+MENDED_SECONDS = 30.0
+"""How long a life may take to come to where it is to die; what is mended comes after a rewind."""
 RANDOM_SECONDS = (3.0, 8.0)
 REWIND_SECONDS = (1.0, 6.0)
 """After the start of a life; its roles are at work after three or four."""
@@ -101,7 +103,9 @@ class Loop:
             moment, role = self.random.uniform(*REWIND_SECONDS), self.random.choice(sorted(REWOUND))
             acts.append(_rewind_after(moment, scene, role))
         acting = asyncio.gather(*acts)
-        seconds = self.random.uniform(*RANDOM_SECONDS) if point == "random" else POINT_SECONDS
+        seconds = MENDED_SECONDS if point == MENDED else POINT_SECONDS
+        if point == "random":
+            seconds = self.random.uniform(*RANDOM_SECONDS)
         if await worker.died_within(seconds):
             self.died[point] += 1
         else:
