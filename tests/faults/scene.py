@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 import tomli_w
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from agents import topics
 from pipeline.demo.workload import DELIVERED, SOURCE, Sent, Shop, Workload
-from pipeline.replay import ask, of_group, reading, resolve
+from pipeline.replay import Plan, ask, of_group, reading, resolve
 from pipeline.settings import Settings
 from pipeline.settings import load as load_settings
 from pipeline.topics import ROLES, create, partitions
@@ -31,6 +32,8 @@ SETTLE_SECONDS = 90.0
 QUIET_SECONDS = 6.0
 BUSY = 4
 """One webhook in so many is refused at first and waits for its retry."""
+COORDINATOR_SECONDS = 30.0
+"""How long a group may be without a coordinator: before its first member, and when the broker is back."""
 REWOUND = {"core": (topics.NOTIFICATIONS + topics.EXPRESS, topics.NOTIFICATIONS), "email": ()}
 """The groups that are rewound, and what each writes beside `delivery-status`, with as many partitions."""
 FEW_FLIP, MANY_FLIP = 17, 6
@@ -77,7 +80,7 @@ class Scene:
 
     async def rewind(self, role: str) -> None:
         """Asks for a live rewind of a group to the earliest; notes first what was acked and what was out."""
-        plan = await resolve(self.settings, of_group(self.settings, role, "earliest"))
+        plan = await self._planned(role)
         acked = {
             (span.part.topic, span.part.partition): span.committed or 0 for span in plan.spans
         }  # before the ends: what was acked by then must be out by them
@@ -90,6 +93,17 @@ class Scene:
         self.watcher.seen.rewinds.append(Acked(acked, out))
         await ask(self.settings, plan)
         self.rewinds += 1
+
+    async def _planned(self, role: str) -> Plan:
+        """Where a group is to begin anew, as soon as its coordinator answers."""
+        deadline = time.monotonic() + COORDINATOR_SECONDS
+        while True:
+            try:
+                return await resolve(self.settings, of_group(self.settings, role, "earliest"))
+            except KafkaError as error:
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
 
     async def keep_promises(self) -> None:
         """Mends whatever is left, and lets what had failed for it come up once more."""
