@@ -21,14 +21,16 @@ DAZED_SECONDS = SESSION_SECONDS * 0.75
 """Past half the session, when a worker gives its units up, and no longer: it still owns what it has."""
 BEFORE_SECONDS = (1.0, 3.0)
 """How long the events flow before something happens."""
-LATE, MIDST = "task.before_log", "unit.after_changelog"
+LATE, MIDST, CALL = "task.before_log", "unit.after_changelog", "effects.before_call"
 ACTIONS = (
-    "kill", "join", "rewind", "stop", "freeze", "late", "haunt", "bounce_broker", "daze", "kill_broker",
+    "kill", "join", "rewind", "stop", "freeze", "late", "overtake", "haunt", "bounce_broker",
+    "daze", "kill_broker",
 )  # fmt: skip
 LATE_TEMPLATES = 2
 FED_IN_ADVANCE = 2
 """One in so many of the events of a disturbance flows before it, the others when there is need of them."""
 PIECES = 20
+"""In so many the others flow."""
 AWAY_SECONDS = 3.0
 RESUME_SECONDS = 15.0
 """How soon work goes on when the broker is back."""
@@ -44,6 +46,7 @@ class Crowd(Loop):
         self.workers, self.kafka = workers, kafka
         self.scene: Scene
         self.resumed: list[float] = []
+        self.piece = max(1, events // kills // FED_IN_ADVANCE // PIECES)
         self.directory = Path()
         self.alive: list[Worker] = []
         self.born = 0
@@ -169,6 +172,7 @@ class Crowd(Loop):
         await asyncio.sleep(AWAY_SECONDS)
         await asyncio.to_thread(self.kafka.restart, 1)
         back = time.monotonic()
+        await self.scene.feed.some(self.piece)  # so that there is work to go on with
         while self.scene.watcher.last_news < back and time.monotonic() < back + 2 * RESUME_SECONDS:
             await asyncio.sleep(0.1)
         self.resumed.append(time.monotonic() - back)
@@ -194,14 +198,17 @@ class Crowd(Loop):
             await self._kill()
         await self.scene.rewind("email")
 
+    async def _overtake(self) -> None:
+        """A worker stops between its last look at the group and a call, which others settle meanwhile."""
+        await self._bear_and_hold(f"{CALL}:{self.random.randrange(5, 30)}:stop", FROZEN_SECONDS)
+
     async def _bear_and_hold(self, failpoint: str, seconds: float, aim: str = "") -> None:
         """A worker that stops itself at a failpoint is held there; what people want changes meanwhile."""
         worker = await self._bear(failpoint, aim)
         assert worker.process is not None
         deadline = time.monotonic() + 20.0
-        piece = max(1, self.events // self.kills // FED_IN_ADVANCE // PIECES)
         while not _is_stopped(worker.process.pid) and time.monotonic() < deadline:
-            await self.scene.feed.some(piece)
+            await self.scene.feed.some(self.piece)
             await asyncio.sleep(0.25)
         await self.scene.feed.flip()
         await self._hold(worker, seconds)
