@@ -16,6 +16,7 @@ POINT_SECONDS = 15.0
 MENDED_SECONDS = 30.0
 """How long a life may take to come to where it is to die; what is mended comes after a rewind."""
 RANDOM_SECONDS = (3.0, 8.0)
+CALM_SECONDS = 1.0
 REWIND_SECONDS = (1.0, 6.0)
 """After the start of a life; its roles are at work after three or four."""
 REWIND_SHARE = 0.3
@@ -120,9 +121,11 @@ class Loop:
         tell(f"kill {number + 1}/{self.kills} {point}: {told}")
 
     async def _mend(self, scene: Scene, born: float) -> None:
-        """What failed is mended, and read again, once the worker is at work."""
-        while scene.watcher.last_news < born and time.monotonic() < born + POINT_SECONDS / 2:
+        """What failed is mended, and read again, once the worker is through with what there was."""
+        while time.monotonic() < born + MENDED_SECONDS / 2:
             await asyncio.sleep(0.1)
+            if born < scene.watcher.last_news < time.monotonic() - CALM_SECONDS:
+                break
         await scene.mend()
         await scene.rewind("core")
 
