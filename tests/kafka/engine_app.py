@@ -674,6 +674,8 @@ async def work(told: dict[str, Any]) -> int:
     for end in pending:
         end.cancel()
     crashed = app.crashed
+    if crashed:
+        sys.stderr.write(f"{app.crash_reason!r}\n")
     await app.stop()
     return 3 if crashed else 0
 
