@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.budget import MAX_OUTPUT, MAX_WIDTH
 from agents.render import (
-    MAX_OUTPUT,
     MAX_SUBJECT,
-    MAX_WIDTH,
     Contexts,
     TemplateBroken,
     compile_parts,

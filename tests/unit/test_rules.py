@@ -7,17 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import rules
+from agents import versions
 from pipeline.rules import (
     MAX_FILE_BYTES,
     RulesBroken,
-    TemplateSource,
     load_templates,
     load_workflows,
     next_template,
 )
 from schemas.kinds import Channel, Doubt, Priority
-from schemas.template import KEPT_VERSIONS, Template
+from schemas.template import KEPT_VERSIONS, Template, TemplateSource
 from schemas.workflow import Workflow
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +216,7 @@ def published(*texts: str) -> Template:
 
 
 def said(template: Template) -> dict[int, str]:
-    return {number: by_channel[Channel.SMS].text for number, by_channel in template.versions.items()}
+    return {number: version.channels[Channel.SMS].text for number, version in template.versions.items()}
 
 
 def test_the_first_version_is_1_and_a_change_is_the_next() -> None:
@@ -251,7 +250,7 @@ def test_no_number_is_used_twice_and_the_last_are_kept() -> None:
 
 
 def test_a_template_stays_small_enough_for_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MAX_TEMPLATE_BYTES", 1_000)
+    monkeypatch.setattr(versions, "MAX_TEMPLATE_BYTES", 1_000)
     found = published(*[f"{n}" * 200 for n in range(1, 10)])
     assert len(found.to_json()) <= 1_000
     assert max(found.versions) == found.current == 9
