@@ -260,7 +260,7 @@ def compared(value: Any) -> Any:
 
 def comparing(test: Callable[..., bool]) -> Callable[..., bool]:
     @wraps(test)
-    def compared(*given: Any) -> bool:
+    def weighing(*given: Any) -> bool:
         return test(*map(compared, given))
 
-    return compared
+    return weighing
