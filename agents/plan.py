@@ -21,7 +21,7 @@ from schemas.event import Unreadable
 from schemas.ids import target_id
 from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import COLLECT, DIGEST, PLAN, Notification, Signal
+from schemas.notification import COLLECT, DIGEST, ESCALATE, FALLBACK, PLAN, RESUME, Notification, Signal
 from schemas.status import Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
 from tables.claims import Claim, Instead, Note, Origin, Pinned
@@ -32,7 +32,6 @@ from tables.watches import Watch
 MAX_DETAIL = 500
 MOST_RESUMES = 100
 """So often a step is put off; then quiet hours count no more."""
-RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 Told = tuple[str, str | None, str]
 """A channel, or a rule of the whole; the reason against it or what it said; and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
