@@ -22,7 +22,7 @@ from schemas.ids import target_id
 from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent
 from schemas.notification import COLLECT, DIGEST, ESCALATE, FALLBACK, PLAN, RESUME, Notification, Signal
-from schemas.status import Verdict, rfc3339
+from schemas.status import STEP, Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
 from tables.claims import Claim, Instead, Note, Origin, Pinned
 from tables.rows import Rows
@@ -349,7 +349,7 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
     why: tuple[Verdict, ...] | None = explain(
         notification.event.type,
         notification.workflow,
-        claim.notes,
+        _of_step(notification.step) + claim.notes,
         tuple([(pinned.channel, pinned.reason, pinned.saw) for pinned in claim.pinned]),
     )
     has_fallback = bool(_remaining(notification, claim.pinned)) or None
@@ -376,6 +376,11 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
         sends.append(router.contents(rendered))
     sends += told
     return sends
+
+
+def _of_step(step: str) -> tuple[Note, ...]:
+    """What says that a decision goes on from the first one, and does not take its place."""
+    return ((STEP, "", step),) if step.startswith((FALLBACK, ESCALATE)) else ()
 
 
 def _renderings(notification: Notification, version: int, catalogue: Catalogue) -> Renderings | None:

@@ -185,9 +185,9 @@ async def foresee(settings: Settings, plan: Plan, tell: Callable[[str], None]) -
     seen, memory = Range(), Claims() if plan.role == "core" else Calls()
     counted, reasons, fresh = Counter[Prospect](), Counter[str](), Counter[str]()
     if plan.role != "status":
-        catalogue = await _catalogue(settings) if plan.role == "core" else Catalogue()
+        catalogue = await catalogue_of(settings) if plan.role == "core" else Catalogue()
         bounds = {span.part: (span.to, span.end) for span in plan.spans}
-        async for record in _records(settings, bounds, "reading", tell):
+        async for record in records_of(settings, bounds, "reading", tell):
             note(record, settings.kafka.topic_prefix, catalogue, seen)
     if seen.wanted:
         await _remember(settings, plan.role, memory, seen.wanted, tell)
@@ -222,7 +222,7 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range) -> None:
         seen.unreadable += 1
 
 
-async def _catalogue(settings: Settings) -> Catalogue:
+async def catalogue_of(settings: Settings) -> Catalogue:
     """Workflows and templates as they are on their topics now."""
     catalogue = Catalogue()
     reader = CatalogueReader(settings, catalogue)
@@ -247,14 +247,14 @@ async def _remember(
         first, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
     epochs: dict[int, int] = {}
     bounds = {part: (first[part], ends[part]) for part in parts}
-    async for record in _records(settings, bounds, "looking up", tell):
+    async for record in records_of(settings, bounds, "looking up", tell):
         epoch = epoch_of(record)
         if epoch >= epochs.get(record.partition, 0):
             epochs[record.partition] = epoch
             memory.take(record.key, record.value, wanted)
 
 
-async def _records(
+async def records_of(
     settings: Settings,
     bounds: Mapping[TopicPartition, tuple[int, int]],
     what: str,

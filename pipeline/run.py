@@ -18,7 +18,7 @@ from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
-from pipeline.web import server
+from pipeline.web import operations, server
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Held, StoreDesk, held_by
@@ -167,6 +167,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 desk,
                 Tables(runner.held),
                 tasks,
+                operations=operations.OnKafka(settings, runner.catalogue),
                 token=token,
                 version=__version__,
                 readiness=runner.readiness,

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.web import api, console, problem
+from pipeline.web import api, console, operate_api, operate_console, problem
 from pipeline.web.guard import BODY_BYTES, Guard
+from pipeline.web.operations import Operations
 from pipeline.web.problem import Wrong
 from pipeline.web.rows import Tables
 from pipeline.web.session import Sessions
@@ -37,6 +38,7 @@ def create(
     tables: Tables,
     tasks: Tasks,
     *,
+    operations: Operations,
     token: str,
     version: str,
     readiness: Callable[[], Readiness],
@@ -60,7 +62,9 @@ def create(
 
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
-    app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks))
+    app.include_router(operate_api.router(desk, tasks, operations))
+    app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks, operations))
+    app.include_router(operate_console.router(pages, operations))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)

@@ -212,6 +212,7 @@ async def test_a_token_may_be_any_text(office: Office) -> None:
         office.desk,
         office.tables,
         office.tasks,
+        operations=office.outside,
         token=token,
         version="0",
         readiness=dict,
