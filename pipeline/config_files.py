@@ -78,8 +78,11 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
     lines = value.split("\n")
-    plain = len(lines) > 1 and all(line.isprintable() and line == line.rstrip() for line in lines)
-    style = "|" if plain and not value.startswith((" ", "\n")) else None
+    style = None
+    if not all(line.isprintable() for line in lines):
+        style = '"'  # in quotes alone every character stays what it is
+    elif len(lines) > 1 and not value.startswith((" ", "\n")) and all(one == one.rstrip() for one in lines):
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -8,7 +8,6 @@ from schemas.base import Record
 from schemas.kinds import Channel, Priority, State
 from schemas.notification import EventRef
 
-
 STEP = "step"
 """The rule by which a decision says that it goes on from an earlier one: its verdict is the step."""
 

@@ -87,7 +87,7 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.UNKNOWN, Reason.CALL_CUT_OFF):
         "The process ended during attempt {attempt} by {provider}; nobody knows if it got through.",
 }  # fmt: skip
-"""What an entry of a timeline says; where a reason has no sentence of its own, it stands behind its state's."""
+"""What an entry of a timeline says; a reason without a sentence of its own stands behind its state's."""
 
 LETTERS: Mapping[str, str] = {
     Reason.UNREADABLE: "could not be read",

@@ -132,8 +132,9 @@ def test_a_cap_is_said_with_its_count_and_its_limit() -> None:
 
 
 def test_a_category_and_a_throttle_are_said_too() -> None:
+    no_rule: dict[str, Any] = {}
     for policy, rule, sentence in (
-        (Policy(category_caps={"orders": 1}), {}, "of this category that day as are allowed (1 of 1)"),
+        (Policy(category_caps={"orders": 1}), no_rule, "of this category that day as are allowed (1 of 1)"),
         (None, {"throttle": {"limit": 1, "per": 3600}}, "as often as it may in that span of time (1 of 1)"),
     ):
         pipeline = a_pipeline(policy=policy, channels=["email"], **rule)
