@@ -1,5 +1,6 @@
 """What operators ask and order over `/api/v1`: explanations, cancelling, templates and workflows."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -130,8 +131,10 @@ def router(desk: Desk, tasks: Tasks, operations: Operations) -> APIRouter:
             raise Wrong(422, "user_id goes with source and event_id", "user_id")
         asked = Asked(id, source or "", event_id or "", user_id)
         histories, whole = _histories(desk, asked)
-        letters = await operations.letters(asked, histories)
-        behind = None if story.meant(asked, histories) else await _behind(tasks)
+        letters, behind = await asyncio.gather(
+            operations.letters(asked, histories),
+            _behind(tasks, is_asked=not story.meant(asked, histories)),
+        )
         doubts = explaining.doubts(operations.catalogue)
         digests = digests_of(desk, histories)
         beside = Beside(doubts, digests, letters.found, letters.searched, behind, whole)
@@ -261,5 +264,17 @@ def digests_of(desk: Desk, histories: list[History]) -> dict[str, History]:
     return found
 
 
-async def _behind(tasks: Tasks) -> int | None:
-    return next((role.lag for role in await tasks.roles() if role.name == "core"), None)
+async def _behind(tasks: Tasks, *, is_asked: bool) -> int | None:
+    """How many records core has not come to in this process; None: not known, or not asked."""
+    if not is_asked:
+        return None
+    positions = [
+        position
+        for role in await tasks.roles()
+        if role.name == "core"
+        for number in role.numbers
+        for position in number.positions
+    ]
+    if not positions or any(position.end is None for position in positions):
+        return None
+    return sum(max(0, (position.end or 0) - (position.done or 0)) for position in positions)

@@ -75,7 +75,7 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             number, wrong = None, str(error)
         asked = urlencode({"version": version, "variables": variables})
         return pages.page(
-            "template", 422 if wrong else 200, template=template, version=number or template.current,
+            "template", 422 if wrong else 200, template=template, chosen=number or template.current,
             variables=variables, found=found, wrong=wrong,
             framed=asked if len(asked) <= MOST_IN_ADDRESS else None,
         )  # fmt: skip

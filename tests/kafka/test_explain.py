@@ -103,7 +103,7 @@ class World:
         await self.send(topics.EVENTS, user, orjson.dumps(event))
 
     async def told(self, config: str, *words: str) -> Any:
-        """What a command reports: with `served.toml` of a process that answers, with `apart.toml` of Kafka."""
+        """What a command reports: by `served.toml` of a process that answers, by `apart.toml` of Kafka."""
         command = [*words, "--json", "--config", str(self.directory / config)]
         result = await asyncio.to_thread(CliRunner().invoke, main, command)
         assert result.exit_code == 0, result.output
@@ -116,7 +116,8 @@ class World:
 
     async def comes(self, sentence: str, *words: str) -> str:
         """What a running process says as soon as it says that."""
-        return await until(lambda: self.explained("served.toml", *words), lambda said: sentence in said)
+        said: str = await until(lambda: self.explained("served.toml", *words), lambda said: sentence in said)
+        return said
 
 
 async def until(ask: Callable[[], Any], holds: Callable[[Any], bool], seconds: float = 30.0) -> Any:
@@ -147,7 +148,7 @@ async def test_what_came_and_what_did_not_is_explained_alike_by_a_process_and_fr
         event = ("--event", SOURCE)
         expected = {
             (told,): "ada was told by e-mail and in the inbox.",
-            (*event, "e-1", "--user", "ada"): "box took it over",
+            (*event, "e-1", "--user", "ada"): "ada was told by e-mail and in the inbox.",
             (*event, "e-1", "--user", "eve"): "eve was not told.",
             (*event, "e-2"): "No workflow wanted events of the type t.odd",
             (*event, "e-3"): "The event could not be read: specversion",
@@ -167,8 +168,10 @@ async def test_a_cancel_that_knows_nothing_but_the_id_is_told_where_its_notifica
     async with world.running():
         for user in users:
             await world.user(user)
-            request = {"event_type": "t.told", "user_id": user, "template_id": "ordered", "channels": ["email"],
-                       "variables": {"n": 1}, "idempotency_key": "k", "scheduled_at": later}  # fmt: skip
+            request = {
+                "event_type": "t.told", "user_id": user, "template_id": "ordered", "channels": ["email"],
+                "variables": {"n": 1}, "idempotency_key": "k", "scheduled_at": later,
+            }  # fmt: skip
             await world.send(topics.EVENTS, user, orjson.dumps(request))
         ids = [notification_id(user, "carillon", "k", "direct") for user in users]
         for user, found in zip(users, ids, strict=True):

@@ -216,6 +216,7 @@ async def test_the_pages_of_templates_show_them_and_their_preview(office: Office
     page = (await send(office, "GET", "/console/templates/order?version=1")).text
     is_harmless(page)
     assert '<option value="1" selected>' in page and "What version" not in page
+    assert "Carillon 0.0.1-test" in page
     form = urlencode({"version": "1", "variables": '{"name": "<b>Ada"}'})
     page = (await send(office, "POST", "/console/templates/order", content=form)).text
     is_harmless(page)
