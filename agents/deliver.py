@@ -33,7 +33,7 @@ MOST_WAIT = 60.0
 class Parcel(NamedTuple):
     """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
 
-    `redrive`: the dead letter that it was redriven from.
+    `redrive`: the dead letter that it was redriven from, or the replay that copied it.
     """
 
     message: Message
@@ -70,16 +70,26 @@ def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes
 
 
 def admit(
-    parcel: Parcel, rows: Rows, now: int, provider: str, *, honours_keys: bool, told: bool = False
+    parcel: Parcel,
+    rows: Rows,
+    now: int,
+    provider: str,
+    *,
+    honours_keys: bool,
+    told: bool = False,
+    oldest: int = 0,
 ) -> Admitted:
     """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms.
 
-    `told`: what the attempts until now implied is surely out; else it is sent again.
+    `told`: what the attempts until now implied is surely out; else it is sent again. Attempts of before
+    `oldest` are forgotten: an older message without any may have been sent, a letter that was redriven not.
     """
     message, effect = parcel.message, parcel.effect
     expired = message.expires_at is not None and now >= message.expires_at
     last = effects.last_attempt(rows, effect)
     if last is None:
+        if parcel.origin.at < oldest and parcel.redrive is None:
+            return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
         if expired:
             return Admitted(None, [_expired(message, None)])
         return _attempt(parcel, rows, 1, now, provider)
@@ -88,7 +98,7 @@ def admit(
         keyed = honours_keys and last.provider == provider
         return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
     if not _may_go_on(parcel, result, rows, honours_keys=honours_keys and result.provider == provider):
-        if parcel.redrive is not None and result.kind in _FAILURES:
+        if parcel.redrive is not None and result.kind in FAILURES:
             reopened = _reopen(parcel, parcel.redrive, result, rows, now, provider, expired=expired)
             if reopened is not None:
                 return reopened
@@ -103,14 +113,14 @@ def admit(
     return Admitted(None, again)
 
 
-_FAILURES = ("refused", "deferred")
+FAILURES = ("refused", "deferred")
 """The results that are surely without effect."""
 
 
 def _reopen(
     parcel: Parcel, letter: str, last: Result, rows: Rows, now: int, provider: str, *, expired: bool
 ) -> Admitted | None:
-    """Opens a failed effect again for a redriven message, once a letter; None: it goes as without it.
+    """Opens a failed effect again for a copied message, once a letter or replay; None: it goes as without it.
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
     A letter that is redriven once more says nothing: it would only fail into yet another letter.

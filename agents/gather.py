@@ -59,7 +59,10 @@ def add(notification: Notification, now: int, work: "Work") -> Instead | None:
 def close(collecting: Notification, rows: Rows) -> Instead:
     """Ends the gathering of the digest whose window is over."""
     assert collecting.digest is not None
-    rows.delete(_row(collecting, collecting.digest))
+    row = _row(collecting, collecting.digest)
+    gathered = digests.find(rows, row)
+    if gathered is not None and gathered.id == collecting.id:
+        rows.delete(row)
     return Instead(State.ACCEPTED, Reason.IN_DIGEST, digest=collecting.id, flushes=True)
 
 

@@ -60,30 +60,38 @@ def take_in(
 ) -> list[Send]:
     """What an `events` record becomes: notifications, or an ignored status.
 
-    One that was redriven counts as the record that it first was (agents/redrive.py). Raises Unreadable,
-    which names the field; nothing else for any bytes at all.
+    A copy counts as the record that it first was, and may be for some of its notifications alone, of which
+    there may be none by now (agents/redrive.py). Raises Unreadable, which names the field; nothing else for
+    any bytes at all.
     """
+    at, generation, only = origin.at, 0, None
     if headers:
-        origin = redrive.origin(headers, origin)
+        origin, at, generation, only = redrive.intent(headers, origin)
     position = f"{origin.topic}-{origin.partition}-{origin.offset}"
     event = read_event(value, headers, position, origin.at)
     workflows = catalogue.wanting(event.type)
     if not workflows and event.request is not None and (event.request.template_id or event.request.content):
         workflows = (DIRECT,)
     if not workflows:
-        return [ignored(event, origin, Reason.NO_WORKFLOW)]
+        return [ignored(event, origin, Reason.NO_WORKFLOW)] if only is None else []
     found: list[Send] = []
     size = 0
     for workflow in workflows:
         digest = gathering(event, workflow)
         for user_id, contact in recipients(event, workflow):
-            found.append(notify(event, workflow, user_id, contact, position, origin.at, digest))
+            if only is not None and (
+                notification_id(user_id, event.source, event.id, workflow.id, generation) not in only
+            ):
+                continue
+            found.append(notify(event, workflow, user_id, contact, position, at, generation, digest))
             size += len(found[-1].value or b"")
             if size > MAX_FAN_OUT_BYTES:
                 raise Unreadable(
                     f"recipients: too many for an event of {len(value or b'')} bytes", Reason.TOO_LARGE
                 )
-    return found or [ignored(event, origin, Reason.NO_RECIPIENT)]
+    if found or only is not None:
+        return found
+    return [ignored(event, origin, Reason.NO_RECIPIENT)]
 
 
 def recipients(event: Event, workflow: Workflow) -> Iterable[tuple[str, Contact | None]]:
@@ -146,9 +154,15 @@ def _flat(found: Any) -> Iterable[str]:
 
 
 def notify(
-    event: Event, workflow: Workflow, user_id: str, contact: Contact | None, position: str, at: int,
+    event: Event,
+    workflow: Workflow,
+    user_id: str,
+    contact: Contact | None,
+    position: str,
+    at: int,
+    generation: int = 0,
     digest: Gathering | None = None,
-) -> Send:  # fmt: skip
+) -> Send:
     """The `notifications` record of one recipient: everything that planning needs of workflow and request."""
     request = event.request
     priority, category, channels = workflow.priority, workflow.category, workflow.channels
@@ -174,11 +188,12 @@ def notify(
                 email=contact.email, phone=contact.phone, slack=contact.slack, webhook_url=contact.webhook_url
             )
     notification = Notification(
-        id=notification_id(user_id, event.source, event.id, workflow.id), step=PLAN, user_id=user_id,
+        id=notification_id(user_id, event.source, event.id, workflow.id, generation), step=PLAN,
+        user_id=user_id,
         event=EventRef(source=event.source, id=event.id, type=event.type), event_at=at, position=position,
         workflow=workflow.name, category=category, priority=priority, channels=channels, template=template,
         content=content, variables=event.data, contact=addresses, locale=locale, doubt=workflow.doubt,
-        mandatory=workflow.mandatory, expires_at=expires, generation=0, metadata=metadata,
+        mandatory=workflow.mandatory, expires_at=expires, generation=generation, metadata=metadata,
         scheduled_at=scheduled, digest=digest, fallback=workflow.fallback or None,
         escalate=_escalations(workflow) if workflow.escalate else None,
         throttle=_throttle(workflow) if workflow.throttle else None,
@@ -232,7 +247,10 @@ def dead(
     headers: Sequence[tuple[str, bytes]] = (),
 ) -> Send:
     """The dead letter of a record that could not be read or decided: its bytes, key and own headers."""
-    reason = Reason(getattr(error, "reason", Reason.RAISED))
+    try:
+        reason = Reason(getattr(error, "reason", Reason.RAISED))
+    except ValueError:  # an error of Python's own may have a reason too, in words of its own
+        reason = Reason.RAISED
     what = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
     first = redrive.origin(headers, origin)
     found = dead_letter.headers(

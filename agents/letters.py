@@ -1,5 +1,6 @@
 """Letters: a dead letter as it stands on a `dlq-` topic, and what a list may tell of it."""
 
+import base64
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -72,9 +73,30 @@ def summary(letter: Letter) -> dict[str, Any]:
         "failed_at": _clean(letter.told("failed-at")), "reason": _clean(letter.told("reason")),
         "error": redacted(_clean(letter.told("error")))[:MOST_TOLD],
         "attempts": _clean(letter.told("attempts")),
-        "source": f"{source.topic}-{source.partition}-{source.offset}" if source else None,
+        "source": _clean(f"{source.topic}-{source.partition}-{source.offset}") if source else None,
         "notification_id": _notification(letter), "event": _event(letter),
     }  # fmt: skip
+
+
+def whole(letter: Letter) -> dict[str, Any]:
+    """A letter with its headers and its bytes, addresses and all: as text, and always as base64 too."""
+    return {
+        **summary(letter),
+        "headers": [[name, text(value or b"")] for name, value in letter.headers],
+        "key": None if letter.key is None else text(letter.key),
+        "value": None if letter.value is None else text(letter.value),
+        "value_base64": None if letter.value is None else base64.b64encode(letter.value).decode(),
+    }
+
+
+def text(value: bytes) -> str:
+    """Bytes as text; what is none shows as escapes."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def escaped(text: str) -> str:
+    """Text that gives no orders to what shows it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def redacted(text: str) -> str:

@@ -58,7 +58,8 @@ class Work(msgspec.Struct, gc=False):
     """What planning stands on in one unit of work.
 
     `number` is the unit's, `mark` the highest whose outputs are all out (DESIGN, section 3.3), `epoch` its
-    owner's; `name` gives a topic's name on the broker.
+    owner's; `name` gives a topic's name on the broker. Claims of before `oldest` are forgotten, so that what
+    is older and has none may have been told.
     """
 
     rows: Rows
@@ -68,6 +69,7 @@ class Work(msgspec.Struct, gc=False):
     epoch: int = 0
     policy: Policy = Policy()
     name: Callable[[str], str] = str
+    oldest: int = 0
 
     def wait(self, id: bytes, due: int, following: Notification) -> None:
         """Lets a record come up at `due` (ms)."""
@@ -88,6 +90,8 @@ def plan(notification: Notification, origin: Origin, work: Work, due: int | None
     """
     key = claims.key(notification.id, notification.step)
     claim = claims.find(work.rows, key)
+    if claim is None and (notification.event_at if notification.step == PLAN else origin.at) < work.oldest:
+        return _too_old(notification, origin, key, work)
     if claim is None or claim.mendable:
         if due is not None and claim is None and not _was_waiting(notification, due, work.rows):
             return ()  # cancelled, seen or put off anew since; or a copy of what came already
@@ -159,6 +163,14 @@ def _claimed(
     return emit(notification, claim, work)
 
 
+def _too_old(notification: Notification, origin: Origin, key: bytes, work: Work) -> Sequence[Send]:
+    """Claims that nothing is sent."""
+    pinned = tuple(against(notification, Reason.TOO_OLD))
+    claim = Claim(origin, notification.position, work.number, 0, pinned)
+    claims.put(work.rows, key, claim)
+    return _emit(notification, claim, None)
+
+
 # -- waiting
 
 
@@ -225,9 +237,9 @@ def _choose(
         pinned = against(notification, Reason.EXPIRED)
     else:
         pinned = reached(notification, of, rows, renderings)
-    notes: list[Note] = []
+    notes: Sequence[Note] = ()
     counters: Sequence[rules.Counter] = ()
-    if any(one.reason is None for one in pinned):
+    if is_open(pinned):
         if notification.digest is not None and (gathered := gather.add(notification, now, work)) is not None:
             return _claimed(notification, origin, key, work, gathered)
         if _resumes(notification.step) < MOST_RESUMES:
@@ -238,11 +250,11 @@ def _choose(
                     Instead(State.SCHEDULED, Reason.QUIET_HOURS, note[1] if note else "", until),
                 )  # fmt: skip
             if note is not None:
-                notes.append(note)
+                notes = (note,)
         if _is_counted(notification.step):
             cap = work.policy.category_caps.get(notification.category)
             counters, reason, noted = rules.capping(notification, of, now, rows, cap)
-            notes += noted
+            notes = (*notes, *noted)
             if reason is not None:
                 saw = next((saw for _, saw, verdict in noted if verdict == rules.AGAINST), "")
                 pinned, counters = [_capped(one, reason, saw) for one in pinned], ()
@@ -250,12 +262,17 @@ def _choose(
     sends = _emit(notification, claim, renderings)
     for counter in counters:
         caps.raise_by_one(rows, counter.row, counter.counted)
-    if counters or not _is_counted(notification.step):
+    if (notification.fallback or notification.escalate) and any(one.target for one in pinned):
         _follow_up(notification, pinned, now, work)
     if notification.step == DIGEST:
         gather.forget(notification, rows)
     claims.put(rows, key, claim)
     return sends
+
+
+def is_open(pinned: Sequence[Pinned]) -> bool:
+    """Whether any target is left."""
+    return any(one.reason is None for one in pinned)
 
 
 def against(notification: Notification, reason: Reason) -> list[Pinned]:
@@ -269,7 +286,7 @@ def reached(notification: Notification, of: Known, rows: Rows, words: Renderings
     channels = dict.fromkeys(notification.channels)  # a request may name one twice
     pinned = rules.each(channels, notification, of, rows, words)
     for channel in notification.fallback or ():
-        if any(one.reason is None for one in pinned):
+        if is_open(pinned):
             break
         if channel not in channels:
             pinned += rules.each([channel], notification, of, rows, words)
@@ -288,8 +305,8 @@ def _capped(pinned: Pinned, reason: Reason, saw: str) -> Pinned:
 def _follow_up(notification: Notification, pinned: Sequence[Pinned], now: int, work: Work) -> None:
     """Escalations wait from the moment of queueing; a chain is gone on with where every target fails."""
     remaining = _remaining(notification, pinned)
-    targets = tuple(f"{p.channel}:{target_id(p.target)}" for p in pinned if p.target is not None)
-    if remaining and targets:
+    if remaining:
+        targets = tuple(f"{p.channel}:{target_id(p.target)}" for p in pinned if p.target is not None)
         step = f"{FALLBACK}{numbered(notification.step, FALLBACK) + 1}"
         following = msgspec.structs.replace(
             notification, step=step, channels=(), fallback=remaining, escalate=None, digest=None
@@ -322,7 +339,9 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
     """
     if claim.instead is not None:
         return _emit_instead(notification, claim, claim.instead, work.rows)
-    return _emit(notification, claim, _renderings(notification, claim.version, work.catalogue))
+    is_sent = any(pinned.target is not None for pinned in claim.pinned)
+    renderings = _renderings(notification, claim.version, work.catalogue) if is_sent else None
+    return _emit(notification, claim, renderings)
 
 
 def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
@@ -426,4 +445,7 @@ def _verdict(reason: str | None) -> str:
 
 
 def _state(reason: str | None) -> State:
-    return State.EXPIRED if reason == Reason.EXPIRED else State.SUPPRESSED
+    return _UNSENT.get(reason or "", State.SUPPRESSED)
+
+
+_UNSENT: Mapping[str, State] = {Reason.EXPIRED: State.EXPIRED, Reason.TOO_OLD: State.TOO_OLD}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from agents import intake, topics
+from agents import deliver, intake, topics
 from agents.catalogue import Catalogue
 from schemas.notification import Notification
 from tables.claims import Claim, Origin
@@ -18,6 +18,7 @@ class Prospect(StrEnum):
     AFRESH = "afresh"
     NEW = "new"
     DOUBTFUL = "doubtful"
+    TOO_OLD = "too_old"
 
 
 class Foreseen(NamedTuple):
@@ -37,16 +38,21 @@ def foresee(claim: Claim | None) -> Foreseen:
     return Foreseen(Prospect.AFRESH, claim.failure or "") if claim.mendable else NOTHING
 
 
-def foresee_call(attempted: int, result: Result | None) -> Foreseen:
-    """What delivery would do with a message: the number of its last attempt (0: none) and that one's result.
+def foresee_call(
+    attempted: int, result: Result | None, counted_from: int = 0, *, opened: bool = False
+) -> Foreseen:
+    """What delivery would do with a message: the number of its last attempt (0: none), that one's result, and
+    the attempt from which they count.
 
     In doubt is a call that nobody saw end; the provider's key settles it, else the policy of its workflow.
+    `opened`: as a narrowed replay copies it, which opens what has failed.
     """
     if not attempted:
         return NEW
     if result is None or result.kind in ("cut_off", "doubtful"):
         return Foreseen(Prospect.DOUBTFUL)
-    if result.kind == "deferred":
+    retried = result.kind == "deferred" and result.n - counted_from < deliver.MAX_ATTEMPTS
+    if retried or (opened and result.kind in deliver.FAILURES):
         return Foreseen(Prospect.AFRESH, result.reason or result.kind)
     return NOTHING
 

@@ -1,6 +1,7 @@
 """Rules: what stands for and against telling a user on each channel, by what is known of them."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from agents.zones import local_day, quiet_until
@@ -141,7 +142,12 @@ class Capping(NamedTuple):
 
     counters: list[Counter]
     reason: Reason | None
-    notes: list[Note]
+    notes: Sequence[Note]
+
+
+@lru_cache(maxsize=4_096)
+def _note(rule: str, counted: int, limit: int) -> tuple[Note, ...]:
+    return ((rule, f"{counted} of {limit}", "passes"),)
 
 
 def capping(notification: Notification, of: Known, now: int, rows: Rows, category_cap: int | None) -> Capping:
@@ -151,9 +157,10 @@ def capping(notification: Notification, of: Known, now: int, rows: Rows, categor
     """
     day = local_day(of.zone, now)
     row = caps.key(notification.user_id, day)
-    asked: list[tuple[str, Reason, bytes, int]] = [
-        ("daily_cap", Reason.DAILY_CAP, row, of.wishes.frequency_limit)
-    ]
+    limit = of.wishes.frequency_limit
+    if category_cap is None and notification.throttle is None and (counted := caps.count(rows, row)) < limit:
+        return Capping([Counter(row, counted)], None, _note("daily_cap", counted, limit))
+    asked: list[tuple[str, Reason, bytes, int]] = [("daily_cap", Reason.DAILY_CAP, row, limit)]
     if category_cap is not None:
         row = caps.of_category(notification.user_id, day, notification.category)
         asked.append(("category_cap", Reason.CATEGORY_CAP, row, category_cap))

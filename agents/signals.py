@@ -66,6 +66,9 @@ def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     if claim is None:
         first = claims.key(signal.id, PLAN)
         decided = claims.find(rows, first)
+        instead = decided.instead if decided is not None else None
+        if instead is not None and instead.state is State.CANCELLED:
+            return ()
         if decided is None or decided.mendable:
             mark = Instead(State.CANCELLED, Reason.CANCELLED)
             claims.put(rows, first, Claim(origin, "", work.number, 0, (), instead=mark))

@@ -15,7 +15,7 @@ def zone(name: str) -> ZoneInfo:
     """The zone of an IANA name, UTC for what is none."""
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         return ZoneInfo("UTC")
 
 

@@ -13,19 +13,42 @@ from agents import intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
 from pipeline.delivery import Delivery
-from pipeline.engine import Record, Rewinds, Unit, UnitApp
+from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.providers import registry
 from pipeline.providers.provider import Provider
-from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
-from pipeline.topics import ROLES, changelog, counts, credentials, group, partitions
+from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
+from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
+from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 from schemas.notification import Signal
+from tables import caps, claims, effects, history, watches
 
 log = logging.getLogger(__name__)
+
+
+def milliseconds(days: float) -> int:
+    """Days as the engine and the stages count them."""
+    return int(days * DAYS)
+
+
+def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
+    """The tables of a role whose rows have a window."""
+    claimed = milliseconds(kept.claims)
+    if role == "core":
+        return (
+            Sweep(claims.PREFIX, claims.forget, claimed), Sweep(caps.PREFIX, caps.forget, claimed),
+            Sweep(watches.PREFIX, watches.forget, claimed),
+        )  # fmt: skip
+    if role == "status":
+        told = milliseconds(kept.history)
+        return (
+            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told)
+        )  # fmt: skip
+    return (Sweep(effects.ATTEMPTS, effects.forget, milliseconds(kept.attempts)),)
 
 
 class Roles:
@@ -51,6 +74,7 @@ class Roles:
             },
         )
         self.providers: dict[Channel, Provider] = {}
+        self.claims_kept = milliseconds(settings.retention.claims)
 
     def names(self) -> tuple[str, ...]:
         """The roles that can run: core, status, and each channel that has a provider."""
@@ -86,6 +110,8 @@ class Roles:
             observer=EngineMetrics(self.metrics, role),
             credentials=credentials(settings),
             rewinds=self.rewinds(group(settings, role)),
+            expected=(Unreadable,),
+            sweeps=sweeps(role, settings.retention),
         )
 
     # -- core
@@ -116,13 +142,16 @@ class Roles:
 
     def _take_in(self, record: Record, unit: Unit) -> None:
         sends = intake.take_in(record.value, record.headers, origin_of(record), self.catalogue)
-        if sends[0].topic == topics.DELIVERY_STATUS:
+        if sends and sends[0].topic == topics.DELIVERY_STATUS:
             self.metrics.ignored()
         self.wiring.send(unit, sends)
 
     def _plan(self, record: Record, unit: Unit) -> None:
         found, origin = plan.read(record.value), origin_of(record)
-        work = Work(unit, unit.number, unit.mark, self.catalogue, unit.epoch, self.policy, self.wiring.name)
+        work = Work(
+            unit, unit.number, unit.mark, self.catalogue, unit.epoch, self.policy, self.wiring.name,
+            unit.now - self.claims_kept,
+        )  # fmt: skip
         if isinstance(found, Signal):
             self.wiring.send(unit, signals.hear(found, origin, work))
         else:
@@ -143,7 +172,10 @@ class Roles:
         channel_settings = self.settings.channels[channel]
         provider = self.provider(channel)
         deadline = max(p.timeout for p in channel_settings.providers.values())
-        stage = Delivery(channel, provider, self.wiring, self.metrics, channel_settings.window, deadline)
+        stage = Delivery(
+            channel, provider, self.wiring, self.metrics, channel_settings.window, deadline,
+            milliseconds(self.settings.retention.attempts),
+        )  # fmt: skip
         plain = topics.MESSAGES[channel]
         name = self.wiring.name
         app.effect_stage(f"deliver-{channel}", name(plain + topics.EXPRESS), name(plain), stage=stage)

@@ -1,7 +1,6 @@
 """The command line."""
 
 import asyncio
-import base64
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,6 @@ from pydantic import BaseModel, SecretStr
 
 from agents import letters
 from agents import topics as names
-from agents.letters import Letter
 from pipeline import __version__, dead_letters, topics
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.broker.commands import broker
@@ -175,7 +173,20 @@ def send(file: str, express: bool, config: Path | None) -> None:
 )
 @click.option("--topic", help="One topic that a role reads; with --partition.")
 @click.option("--partition", type=click.IntRange(0), help="One partition of --topic.")
-@click.option("--to", required=True, help="earliest, latest, a time (RFC 3339), or an offset of --partition.")
+@click.option(
+    "--to",
+    help="earliest, latest, a time (RFC 3339), or an offset of --partition; narrowed: from where (earliest).",
+)
+@click.option("--event", nargs=2, multiple=True, metavar="SOURCE ID", help="Narrow to an upstream event.")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Narrow to a notification.")
+@click.option("--user", multiple=True, metavar="USER_ID", help="Narrow to a user.")
+@click.option(
+    "--reason", multiple=True, metavar="REASON", help="Narrow to what ended so, such as template_failed."
+)
+@click.option("--resend", is_flag=True, help="Of core, narrowed: send the chosen ones anew.")
+@click.option(
+    "--generation", type=click.IntRange(1), help="Go on with a --resend that was cut off; nothing goes twice."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent, and why.")
 @click.option("--json", "as_json", is_flag=True)
 @_config
@@ -183,37 +194,37 @@ def replay(
     group: str | None,
     topic: str | None,
     partition: int | None,
-    to: str,
+    to: str | None,
+    event: tuple[tuple[str, str], ...],
+    ids: tuple[str, ...],
+    user: tuple[str, ...],
+    reason: tuple[str, ...],
+    resend: bool,
+    generation: int | None,
     dry_run: bool,
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Let a group begin anew at an earlier or later place. What was sent stays sent."""
-    from pipeline.replay import Misused, of_group, of_partition
+    """Let a group begin anew at an earlier or later place. What was sent stays sent.
 
-    if (group is None) == (topic is None) or (topic is None) != (partition is None):
-        raise click.UsageError("give --group, or --topic and --partition")
+    Narrowed by --event, --id, --user or --reason (several of one kind are alternatives, several kinds must
+    agree) the group stays where it is, and only what is chosen of what it has read comes up again.
+    """
+    from agents.narrow import Narrowing
+    from pipeline import replays
+    from pipeline.replay import Misused
+
+    narrowing = Narrowing(frozenset(event), frozenset(ids), frozenset(user), frozenset(reason))
+    request = replays.Request(group, topic, partition, to, narrowing, resend, generation, dry_run)
     settings = load(config)
     try:
-        if group is not None:
-            wanted = of_group(settings, group, to)
-        else:
-            wanted = of_partition(settings, topic or "", partition or 0, to)
+        replays.check(settings, request)
         settings = _with_broker(settings)
         _quieten_clients()
-        told = asyncio.run(_replay(settings, wanted, dry_run=dry_run))
+        told = asyncio.run(replays.perform(settings, request, lambda line: click.echo(line, err=True)))
     except Misused as error:
         raise click.UsageError(str(error)) from None
     click.echo(orjson.dumps(told.figures).decode() if as_json else told.text)
-
-
-async def _replay(settings: Settings, wanted: Any, *, dry_run: bool) -> Any:
-    from pipeline import foresight, replay
-
-    plan = await replay.resolve(settings, wanted)
-    if dry_run:
-        return await foresight.foresee(settings, plan, lambda line: click.echo(line, err=True))
-    return replay.Asked(plan, await replay.ask(settings, plan))
 
 
 async def _send(settings: Settings, lines: Iterable[bytes], express: bool) -> int:
@@ -287,32 +298,12 @@ def show_letter(topic: str, partition: int, offset: int, as_json: bool, config: 
     settings = _for_letters(config)
     letter = asyncio.run(dead_letters.find(settings, _named(settings, topic)[0], partition, offset))
     if as_json:
-        click.echo(orjson.dumps(_whole(letter)).decode())
+        click.echo(orjson.dumps(letters.whole(letter)).decode())
         return
     for name, value in letter.headers:
-        click.echo(f"{_escaped(name)}: {_escaped(_text(value or b''))}")
-    click.echo(f"key: {_escaped(_text(letter.key or b''))}\n")
-    click.echo("(no value)" if letter.value is None else _escaped(_text(letter.value)))
-
-
-def _whole(letter: Letter) -> dict[str, Any]:
-    """A letter as JSON: bytes as text where they are some, and always as base64."""
-    return {
-        **letters.summary(letter),
-        "headers": [[name, _text(value or b"")] for name, value in letter.headers],
-        "key": None if letter.key is None else _text(letter.key),
-        "value": None if letter.value is None else _text(letter.value),
-        "value_base64": None if letter.value is None else base64.b64encode(letter.value).decode(),
-    }
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-def _escaped(text: str) -> str:
-    """Text that gives no orders to a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        click.echo(f"{letters.escaped(name)}: {letters.escaped(letters.text(value or b''))}")
+    click.echo(f"key: {letters.escaped(letters.text(letter.key or b''))}\n")
+    click.echo("(no value)" if letter.value is None else letters.escaped(letters.text(letter.value)))
 
 
 @dlq.command("redrive")
@@ -466,7 +457,7 @@ def explain_command(
         stories = [one._asdict() for one in told.stories]
         click.echo(orjson.dumps({**told._asdict(), "stories": stories}).decode())
     else:
-        click.echo(_escaped(told.text))
+        click.echo(letters.escaped(told.text))
 
 
 @main.command("cancel")

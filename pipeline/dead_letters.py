@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -35,6 +35,13 @@ class Redrive(NamedTuple):
     letter: str
     to: str | None
     why: str | None = None
+
+
+class Span(NamedTuple):
+    """The offsets of a partition from `begin` up to `end`."""
+
+    begin: int
+    end: int
 
 
 class Purge(NamedTuple):
@@ -106,6 +113,91 @@ async def _parts(settings: Settings, wanted: Iterable[str]) -> list[TopicPartiti
     )
 
 
+class Reader:
+    """Reads dead letters over one connection, a span of offsets at a time."""
+
+    def __init__(self, settings: Settings, consumer: Any) -> None:
+        self._settings, self._consumer = settings, consumer
+
+    async def spans(
+        self, wanted: Sequence[str], since: int | None = None, until: int | None = None
+    ) -> dict[TopicPartition, Span]:
+        """What those topics hold now, of it what came from `since` on, before `until` (broker's time in ms).
+
+        Partitions that hold none of it are left out.
+        """
+        parts = await _parts(self._settings, wanted)
+        if not parts:
+            return {}
+        consumer = self._consumer
+        consumer.assign(parts)
+        firsts, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
+        begins = firsts if since is None else await self._from(since, parts, ends)
+        befores = ends if until is None else await self._from(until, parts, ends)
+        found = {part: Span(max(firsts[part], begins[part]), befores[part]) for part in parts}
+        return {part: span for part, span in found.items() if span.begin < span.end}
+
+    async def _from(
+        self, at: int, parts: Sequence[TopicPartition], ends: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        """The first offset of each partition that came at that time or later."""
+        times = await self._consumer.offsets_for_times(dict.fromkeys(parts, at))
+        return {part: found.offset if (found := times.get(part)) else ends[part] for part in parts}
+
+    async def read(self, spans: Mapping[TopicPartition, Span]) -> AsyncGenerator[Letter, None]:
+        """The letters of these spans; each partition's in order.
+
+        Raises TimeoutError where the broker falls silent.
+        """
+        consumer, prefix = self._consumer, self._settings.kafka.topic_prefix
+        open_ones = {part for part, span in spans.items() if span.begin < span.end}
+        if not open_ones:
+            return
+        consumer.assign(sorted(open_ones))
+        for part in open_ones:
+            consumer.seek(part, spans[part].begin)
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while open_ones:
+            fetched = await consumer.getmany(*open_ones, timeout_ms=POLL_MS)
+            for part, records in fetched.items():
+                for record in records:
+                    if record.offset < spans[part].end:
+                        yield _letter(record, prefix)
+            before = len(open_ones)
+            for part in list(open_ones):
+                if await consumer.position(part) >= spans[part].end:
+                    open_ones.discard(part)
+                    consumer.pause(part)
+            if fetched or len(open_ones) < before:
+                heard = loop.time()
+            elif loop.time() - heard > STALLED_SECONDS:
+                raise TimeoutError(f"the broker did not send the rest of {next(iter(open_ones)).topic}")
+
+    async def find(self, topic: str, partition: int, offset: int) -> Letter:
+        """The letter at a place. Raises DeadLetterError where there is none."""
+        part, consumer = TopicPartition(topic, partition), self._consumer
+        if part not in await _parts(self._settings, [topic]):
+            raise DeadLetterError(f"{topic} has no partition {partition}")
+        consumer.assign([part])
+        ends, firsts = await consumer.end_offsets([part]), await consumer.beginning_offsets([part])
+        if firsts[part] <= offset < ends[part]:
+            consumer.seek(part, offset)
+            async with asyncio.timeout(STALLED_SECONDS):
+                record = await consumer.getone(part)
+            if record.offset == offset:
+                return _letter(record, self._settings.kafka.topic_prefix)
+        held = f"it holds {firsts[part]} to {ends[part] - 1}" if firsts[part] < ends[part] else "it is empty"
+        raise DeadLetterError(f"{topic}-{partition}-{offset}: no such record; {held}")
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[Reader]:
+    """A connection to read letters over."""
+    async with _consumer(settings) as consumer:
+        yield Reader(settings, consumer)
+
+
 async def read(
     settings: Settings, wanted: Sequence[str], *, newest: int | None = None
 ) -> AsyncIterator[Letter]:
@@ -114,38 +206,12 @@ async def read(
     `newest`: no more of each partition than its last so many. Raises TimeoutError where the broker falls
     silent.
     """
-    prefix = settings.kafka.topic_prefix
-    parts = await _parts(settings, wanted)
-    if not parts:
-        return
-    async with _consumer(settings) as consumer:
-        consumer.assign(parts)
-        ends = await consumer.end_offsets(parts)
-        firsts = await consumer.beginning_offsets(parts)
-        open_ones = {part for part in parts if firsts[part] < ends[part]}
-        for part in parts:
-            if part not in open_ones:
-                consumer.pause(part)
-            else:
-                first = firsts[part] if newest is None else max(firsts[part], ends[part] - newest)
-                consumer.seek(part, first)
-        loop = asyncio.get_running_loop()
-        heard = loop.time()
-        while open_ones:
-            fetched = await consumer.getmany(*open_ones, timeout_ms=POLL_MS)
-            for part, records in fetched.items():
-                for record in records:
-                    if record.offset < ends[part]:
-                        yield _letter(record, prefix)
-            before = len(open_ones)
-            for part in list(open_ones):
-                if await consumer.position(part) >= ends[part]:
-                    open_ones.discard(part)
-                    consumer.pause(part)
-            if fetched or len(open_ones) < before:
-                heard = loop.time()
-            elif loop.time() - heard > STALLED_SECONDS:
-                raise TimeoutError(f"the broker did not send the rest of {next(iter(open_ones)).topic}")
+    async with reading(settings) as reader:
+        spans = await reader.spans(wanted)
+        if newest is not None:
+            spans = {part: Span(max(begin, end - newest), end) for part, (begin, end) in spans.items()}
+        async for letter in reader.read(spans):
+            yield letter
 
 
 def _letter(record: Any, prefix: str) -> Letter:
@@ -174,20 +240,8 @@ async def newest(
 
 async def find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
     """The letter at a place. Raises DeadLetterError where there is none."""
-    part = TopicPartition(topic, partition)
-    if part not in await _parts(settings, [topic]):
-        raise DeadLetterError(f"{topic} has no partition {partition}")
-    async with _consumer(settings) as consumer:
-        consumer.assign([part])
-        ends, firsts = await consumer.end_offsets([part]), await consumer.beginning_offsets([part])
-        if firsts[part] <= offset < ends[part]:
-            consumer.seek(part, offset)
-            async with asyncio.timeout(STALLED_SECONDS):
-                record = await consumer.getone(part)
-            if record.offset == offset:
-                return _letter(record, settings.kafka.topic_prefix)
-        held = f"it holds {firsts[part]} to {ends[part] - 1}" if firsts[part] < ends[part] else "it is empty"
-        raise DeadLetterError(f"{topic}-{partition}-{offset}: no such record; {held}")
+    async with reading(settings) as reader:
+        return await reader.find(topic, partition, offset)
 
 
 # -- putting back

@@ -39,9 +39,12 @@ class Delivery:
         metrics: Metrics,
         window: int,
         deadline: float,
+        forgets_after: int,
     ) -> None:
         self.channel, self.provider, self.wiring, self.metrics = channel, provider, wiring, metrics
         self.window, self.deadline, self.parallel = window, deadline, provider.parallel
+        #: milliseconds for which attempts are remembered
+        self.forgets_after = forgets_after
 
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
@@ -61,6 +64,7 @@ class Delivery:
             provider.name,
             honours_keys=provider.honours_keys,
             told=errand.told,
+            oldest=unit.now - self.forgets_after,
         )
         self.wiring.send(unit, admitted.sends)
         errand.attempt = admitted.attempt

@@ -21,7 +21,7 @@ from pipeline import state_owner
 from pipeline.control import DOCTOR
 from pipeline.settings import Settings, bootstrap_servers
 from pipeline.state_owner import Owner
-from pipeline.topics import ROLES, Topic, all_topics, changelog, client_options, group, partitions
+from pipeline.topics import ROLES, Topic, all_topics, changelog, client_options, partitions
 from schemas.kinds import Channel
 
 CLOCK_SECONDS = 2.0
@@ -113,16 +113,11 @@ def _of_state(settings: Settings, facts: Facts) -> Iterator[Finding]:
             "give this user the right to, make room, or set another state_dir",
         )
     for role, owner in facts.owners.items():
-        place = Path(settings.state_dir) / role
-        if owner.group != (own := group(settings, role)):
-            what = f"{place} is of the group {owner.group}, this set-up's is {own}"
-        elif facts.cluster is not None and owner.cluster != facts.cluster:
-            what = f"{place} is of the Kafka cluster {owner.cluster}, this one is {facts.cluster}"
-        else:
-            continue
-        yield Finding(
-            what, f"set another state_dir, or stop the role and remove {place}: it is restored from Kafka"
-        )
+        if (what := state_owner.foreign(settings, role, owner, facts.cluster)) is not None:
+            place = state_owner.directory(settings, role)
+            yield Finding(
+                what, f"set another state_dir, or stop the role and remove {place}: it is restored from Kafka"
+            )
 
 
 def _missing(settings: Settings, there: Mapping[str, TopicFacts]) -> Iterator[Finding]:

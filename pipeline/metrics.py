@@ -76,6 +76,13 @@ class Metrics:
         self.rejected = counter(
             "rejected", "Records that made their stage raise, by the kind of error.", "role", "topic", "error"
         )
+        self.swept = counter("swept_rows", "Rows that were removed because their window is past.", "role")
+        self.stage_stops = counter(
+            "stage_stops",
+            "Times that the role stopped itself: a stage raised on too many records in a row.",
+            "role",
+            "stage",
+        )
         self.statuses = counter(
             "statuses", "Statuses folded into history that changed it.", "channel", "state"
         )
@@ -188,6 +195,7 @@ class EngineMetrics(Observer):
         self._zombies = metrics.zombie_rows.labels(role)
         self._restored = metrics.restored.labels(role)
         self._revoked = metrics.revoked.labels(role)
+        self._swept = metrics.swept.labels(role)
         self._drains = metrics.drain_seconds.labels(role)
 
     def unit_done(self, topic: str, records: int, seconds: float) -> None:
@@ -229,6 +237,14 @@ class EngineMetrics(Observer):
     def rejected(self, topic: str, error: str) -> None:
         """Counts a rejected record."""
         self._metrics.rejected.labels(self._role, topic, error).inc()
+
+    def swept(self, rows: int) -> None:
+        """Counts rows that were removed."""
+        self._swept.inc(rows)
+
+    def gave_up(self, stage: str) -> None:
+        """Counts a stop."""
+        self._metrics.stage_stops.labels(self._role, stage).inc()
 
 
 MOST_WORDS = 8

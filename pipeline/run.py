@@ -19,6 +19,7 @@ from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import operations, server
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Held, StoreDesk, held_by
@@ -49,8 +50,8 @@ class Runner:
     async def start(self) -> None:
         """Makes sure of topics, rules and templates, then starts every role."""
         Path(self.settings.state_dir).mkdir(parents=True, exist_ok=True)
+        await state_owner.claim(self.settings, self.names)
         await topics.create(self.settings)
-        await state_owner.mark(self.settings, self.names)
         await self.reader.start()
         await self.control.start()
         for name in await publish(self.settings, self.catalogue):
@@ -167,6 +168,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 desk,
                 Tables(runner.held),
                 tasks,
+                Repairs.of(settings),
                 operations=operations.OnKafka(settings, runner.catalogue),
                 token=token,
                 version=__version__,

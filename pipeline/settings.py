@@ -95,6 +95,38 @@ class Web(_Section):
     )
 
 
+class Retention(_Section):
+    """For how many days things are kept. Whatever is read again is compared with what is remembered of it."""
+
+    sources: float = Field(
+        7, gt=0, description="days that events, notifications and messages stay on topics that are created"
+    )
+    claims: float = Field(
+        8,
+        gt=0,
+        description="days until it is forgotten what was decided; an older event is not told any more",
+    )
+    attempts: float = Field(9, gt=0, description="days until calls to providers are forgotten; after claims")
+    statuses: float = Field(
+        14, gt=0, description="days that delivery-status and contents stay on topics that are created"
+    )
+    history: float = Field(30, gt=0, description="days until a notification's story is forgotten")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sources > self.claims:
+            raise ValueError(
+                "sources: must not be more than claims, or events outlive what was decided of them"
+            )
+        if self.claims >= self.attempts:
+            raise ValueError(
+                "claims: must be less than attempts, or messages outlive the calls made for them"
+            )
+        if self.statuses > self.history:
+            raise ValueError("statuses: must not be more than history, or statuses outlive what they told")
+        return self
+
+
 class ProviderSettings(_Section):
     """One provider of a channel. Which fields count depends on its `kind`."""
 
@@ -206,6 +238,7 @@ class Settings(BaseSettings):
     web: Web = Field(default_factory=Web)
     core: Core = Field(default_factory=Core)
     categories: dict[str, Category] = Field(default_factory=dict)
+    retention: Retention = Field(default_factory=Retention)
     channels: dict[Channel, ChannelSettings] = Field(default_factory=_development_channels)
 
     @classmethod

@@ -62,18 +62,19 @@ def compacted(size: int = MESSAGE_BYTES) -> dict[str, str]:
 def all_topics(settings: Settings) -> list[Topic]:
     """Every topic of ours, in the order of a notification's way."""
     core, status = partitions(settings, "core"), partitions(settings, "status")
+    sources, statuses = settings.retention.sources, settings.retention.statuses
     found = [
-        Topic(topics.EVENTS, core, kept(7)),
-        Topic(topics.EVENTS + topics.EXPRESS, core, kept(7)),
-        Topic(topics.NOTIFICATIONS, core, kept(7, 2 * MESSAGE_BYTES)),
-        Topic(topics.NOTIFICATIONS + topics.EXPRESS, core, kept(7, 2 * MESSAGE_BYTES)),
+        Topic(topics.EVENTS, core, kept(sources)),
+        Topic(topics.EVENTS + topics.EXPRESS, core, kept(sources)),
+        Topic(topics.NOTIFICATIONS, core, kept(sources, 2 * MESSAGE_BYTES)),
+        Topic(topics.NOTIFICATIONS + topics.EXPRESS, core, kept(sources, 2 * MESSAGE_BYTES)),
         *(Topic(name, core, compacted()) for name in (topics.USERS, topics.PREFERENCES, topics.DEVICES)),
         *(
             Topic(name, 1, compacted(4 << 20))
             for name in (topics.TEMPLATES, topics.WORKFLOWS, topics.SEGMENTS)
         ),
-        Topic(topics.DELIVERY_STATUS, status, kept(14)),
-        Topic(topics.CONTENTS, status, kept(14, 2 * MESSAGE_BYTES)),
+        Topic(topics.DELIVERY_STATUS, status, kept(statuses)),
+        Topic(topics.CONTENTS, status, kept(statuses, 2 * MESSAGE_BYTES)),
         Topic(topics.CONTROL, 1, kept(7)),
         Topic(topics.DEAD_EVENTS, core, kept(30, DEAD_LETTER_BYTES)),
         Topic(topics.DEAD_NOTIFICATIONS, core, kept(30, DEAD_LETTER_BYTES)),
@@ -83,8 +84,8 @@ def all_topics(settings: Settings) -> list[Topic]:
     for channel in Channel:
         count, name = partitions(settings, channel), topics.MESSAGES[channel]
         found += [
-            Topic(name, count, kept(7, 2 * MESSAGE_BYTES)),
-            Topic(name + topics.EXPRESS, count, kept(7, 2 * MESSAGE_BYTES)),
+            Topic(name, count, kept(sources, 2 * MESSAGE_BYTES)),
+            Topic(name + topics.EXPRESS, count, kept(sources, 2 * MESSAGE_BYTES)),
             Topic(topics.DEAD_MESSAGES[channel], count, kept(30, DEAD_LETTER_BYTES)),
         ]
     lag = {"min.compaction.lag.ms": str(3_600_000)}

@@ -90,6 +90,7 @@ class Reason(StrEnum):
     FALLBACK_NOT_NEEDED = "fallback_not_needed"
     ESCALATED = "escalated"
     EXPIRED = "expired"
+    TOO_OLD = "too_old"
     UNKNOWN_TEMPLATE = "unknown_template"
     TEMPLATE_FAILED = "template_failed"
     INVALID_VARIABLES = "invalid_variables"

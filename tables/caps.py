@@ -32,6 +32,12 @@ def _day(number: int) -> bytes:
     return PREFIX + b"%06d|" % number
 
 
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes a row of a day that ended everywhere before `oldest` (ms)."""
+    if (int(key[len(PREFIX) : len(PREFIX) + 6]) + 2) * DAY <= oldest:
+        rows.delete(key)
+
+
 def count(rows: Rows, key: bytes) -> int:
     """How many were counted so far."""
     return int(rows.get(key) or 0)

@@ -96,6 +96,13 @@ def key(notification: str, step: str) -> bytes:
     return PREFIX + packed(notification) + step.encode()
 
 
+class _Begin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The part of a claim that tells its age."""
+
+    origin: Origin
+
+
+_read_begin = msgspec.json.Decoder(_Begin).decode
 _read = msgspec.json.Decoder(Claim).decode
 
 
@@ -108,3 +115,9 @@ def find(rows: Rows, key: bytes) -> Claim | None:
 def put(rows: Rows, key: bytes, claim: Claim) -> None:
     """Claims a step by its row key."""
     rows.put(key, encode(claim))
+
+
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes the claim of a record that came before `oldest`."""
+    if _read_begin(value).origin.at < oldest:
+        rows.delete(key)

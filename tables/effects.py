@@ -85,14 +85,19 @@ def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
     return found
 
 
+def reopening(rows: Rows, effect: bytes, k: int) -> Reopening | None:
+    """The reopening k, or None."""
+    row = rows.get(REOPENINGS + effect + b"%d" % k)
+    return Reopening(k, *msgspec.json.decode(row)) if row is not None else None
+
+
 def reopenings(rows: Rows, effect: bytes) -> list[Reopening]:
     """Every reopening of an effect, in order."""
     found: list[Reopening] = []
     for k in range(1, MOST_REOPENINGS + 1):
-        row = rows.get(REOPENINGS + effect + b"%d" % k)
-        if row is None:
+        if (made := reopening(rows, effect, k)) is None:
             break
-        found.append(Reopening(k, *msgspec.json.decode(row)))
+        found.append(made)
     return found
 
 
@@ -105,3 +110,25 @@ def counted_from(rows: Rows, effect: bytes) -> int:
     """The attempt after which attempts count: 0, or that which the effect was last opened again after."""
     found = reopenings(rows, effect)
     return found[-1].n if found else 0
+
+
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes an effect whole, once the last that was written of it is from before `oldest`.
+
+    `key` is of an attempt; the first one stands for all, as who looks for the last counts from it.
+    """
+    if not key.endswith(b"|1") or Attempt(1, *msgspec.json.decode(value)).at >= oldest:
+        return
+    effect = key[len(ATTEMPTS) : -1]
+    last = last_attempt(rows, effect)
+    if last is None or last.at >= oldest:
+        return
+    ended = result(rows, effect, last.n)
+    if ended is not None and ended.at >= oldest:
+        return
+    for n in range(1, last.n + 1):
+        rows.delete(ATTEMPTS + effect + b"%d" % n)
+        if rows.get(RESULTS + effect + b"%d" % n) is not None:
+            rows.delete(RESULTS + effect + b"%d" % n)
+    for made in reopenings(rows, effect):
+        rows.delete(REOPENINGS + effect + b"%d" % made.k)

@@ -9,7 +9,7 @@ import orjson
 from schemas.ids import packed
 from schemas.kinds import State
 from schemas.message import Contents
-from schemas.status import STEP, Status
+from schemas.status import STEP, Status, rfc3339
 from tables.rows import Rows
 from tables.states import advance
 
@@ -167,6 +167,9 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
         _count(rows, COUNTS + b"|" + failed["state"].encode(), -1)  # mended: it has been decided afresh
     elif name == WHOLE and pairs and WHOLE not in pairs:
         return  # mended before this was heard
+    of_channel = f"{status.channel or ''}:"
+    if status.state is State.TOO_OLD and name == of_channel and any(p.startswith(of_channel) for p in pairs):
+        return  # it is known what came of it; who decides has forgotten it
     pair = pairs.get(name)
     before = State(pair["state"]) if pair else None
     attempt = status.attempt or 0
@@ -249,3 +252,32 @@ def minutes(rows: Rows, since: int) -> dict[tuple[int, str, str], int]:
         if int(minute) >= since:
             found[int(minute), channel, state] = int(value)
     return found
+
+
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes a history with its indexes and its part of the counts, if nothing was told since `oldest`.
+
+    `key` is of the index by user, which tells the time of the event.
+    """
+    if 2**63 - int.from_bytes(key[-24:-16]) >= oldest:
+        return
+    id_ = key[-16:]
+    row = rows.get(NOTIFICATIONS + id_)
+    if row is not None:
+        history: History = orjson.loads(row)
+        if history["timeline"] and history["timeline"][-1][0] >= rfc3339(oldest):
+            return
+        for pair in history["pairs"].values():
+            _count(rows, COUNTS + pair["channel"].encode() + b"|" + pair["state"].encode(), -1)
+        if history["duplicates"]:
+            _count(rows, COUNTS + b"|duplicate", -history["duplicates"])
+        rows.delete(NOTIFICATIONS + id_)
+        if event := history["event"]:
+            rows.delete(_event_key(event["source"], event["id"]) + id_)
+    rows.delete(key)
+
+
+def forget_minute(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes a count of a minute that ended before `oldest`."""
+    if (int(key[len(MINUTES) :][:10]) + 1) * 60_000 <= oldest:
+        rows.delete(key)

@@ -45,6 +45,8 @@ def advance(state: State | None, reported: State, *, newer_attempt: bool = False
         return reported
     if state is State.FAILED:
         return reported if newer_attempt or _RANK.get(reported, -1) >= _RANK[State.DELIVERED] else state
+    if state is State.DIGESTED and reported is State.CANCELLED:
+        return reported  # taken out of the digest again
     if state in _ENDS:
         return reported if newer_attempt and reported in _RANK else state
     if reported is State.FAILED or reported in _ENDS:

@@ -36,6 +36,12 @@ def put(rows: Rows, key: bytes, watch: Watch) -> None:
     rows.put(key, _encode(watch))
 
 
+def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
+    """Removes a watch of before `oldest` (ms)."""
+    if _decode(value).at < oldest:
+        rows.delete(key)
+
+
 def failed(watch: Watch, target: str) -> Watch:
     """The watch after a target has failed; a repeat changes nothing."""
     return msgspec.structs.replace(watch, targets=tuple(t for t in watch.targets if t != target))

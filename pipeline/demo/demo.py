@@ -24,6 +24,7 @@ from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
 from pipeline.topics import client_options, create
 from pipeline.web import operations, server
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
@@ -74,9 +75,8 @@ class Demo:
             runner = Runner(settings)
             stack.push_async_callback(runner.stop)
             self.tell("starting the roles: " + ", ".join(runner.names))
-            load = Shop(self.seed, f"{int(time.time()):x}", f"http://127.0.0.1:{self.webhooks.port}").make(
-                self.events
-            )
+            now, hooks = time.time_ns() // 1_000_000, f"http://127.0.0.1:{self.webhooks.port}"
+            load = Shop(self.seed, f"{now // 1000:x}", hooks, now).make(self.events)
             await create(settings)
             await self._send_people(settings, load)
             await runner.start()
@@ -115,10 +115,9 @@ class Demo:
         tasks = Tasks.of(runner.running, settings)
         stack.push_async_callback(tasks.close)
         app = server.create(
-            desk, Tables(runner.held), tasks,
+            desk, Tables(runner.held), tasks, Repairs.of(settings),
             operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
-            readiness=runner.readiness,
-            metrics=runner.metrics,
+            readiness=runner.readiness, metrics=runner.metrics,
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)

@@ -11,6 +11,7 @@ from schemas.status import Status
 from tables.states import advance
 
 _TOOK_EFFECT = {State.SENT, State.DELIVERED}
+_ENDED = {*_TOOK_EFFECT, State.SUPPRESSED, State.UNKNOWN}
 
 
 @dataclass
@@ -25,6 +26,10 @@ class Outcomes:
     duplicates: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     doubts: set[tuple[str, str]] = field(default_factory=set)
     latencies: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: when a pair first took effect, by the broker's time in ms
+    took_effect: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: the digests that a notification went into
+    digests: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     dead_events: Counter[bytes] = field(default_factory=Counter)
     dead_messages: set[tuple[str, str]] = field(default_factory=set)
     decided_at: list[int] = field(default_factory=list)
@@ -36,6 +41,8 @@ class Outcomes:
             return
         if status.channel is None:
             self.whole[status.notification_id] = status.state
+            if status.state is State.DIGESTED:
+                self.digests[status.notification_id].add(status.detail or "")
             return
         pair = (status.notification_id, str(status.channel))
         attempt = status.attempt or 0
@@ -48,6 +55,7 @@ class Outcomes:
             self.doubts.add(pair)
         if status.state in _TOOK_EFFECT and pair not in self.latencies:
             self.latencies[pair] = at - status.event_at
+            self.took_effect[pair] = at
             self.decided_at.append(at)
         if status.target_id:
             self.targets[pair].add(status.target_id)
@@ -76,7 +84,32 @@ def problems(load: Workload, seen: Outcomes) -> list[str]:
     found += [
         f"poison not dead-lettered: {value[:40]!r}" for value in load.poison if value not in seen.dead_events
     ]
-    found += [f"{pair[0]} {pair[1]}: nobody asked for it" for pair in seen.states if pair not in load.pairs]
+    found += _gathered(load, seen)
+    found += [
+        f"{pair[0]} {pair[1]}: {due - seen.took_effect[pair]} ms too early"
+        for pair, due in load.not_before.items()
+        if seen.took_effect.get(pair, due) < due
+    ]
+    digests = {digest for into in seen.digests.values() for digest in into}
+    found += [
+        f"{pair[0]} {pair[1]}: nobody asked for it"
+        for pair in seen.states
+        if pair not in load.pairs and pair[0] not in digests
+    ]
+    return found
+
+
+def _gathered(load: Workload, seen: Outcomes) -> list[str]:
+    """Each item is in one digest, and each digest came to an end."""
+    found = []
+    for notification in load.gathered:
+        into = seen.digests.get(notification, set())
+        if len(into) != 1:
+            found.append(f"{notification}: in {len(into)} digests")
+        for digest in into:
+            ends = [state for pair, state in seen.states.items() if pair[0] == digest]
+            if not ends or not all(state in _ENDED for state in ends):
+                found.append(f"{digest}: a digest with {_names(frozenset(ends)) or 'no outcome'}")
     return found
 
 
@@ -90,7 +123,8 @@ def figures(
     """The demo's JSON (CONTRACT, section 1). `effects`: how often each pair took effect at a sink."""
     delivered = sum(seen.states.get(pair) in _TOOK_EFFECT for pair in load.pairs)
     twice = sum(count > 1 and pair not in seen.doubts for pair, count in effects.items())
-    took = sorted(seen.latencies.values())
+    prompt = load.pairs.keys() - load.delayed
+    took = sorted(ms for pair, ms in seen.latencies.items() if pair in prompt)
     spread = (max(seen.decided_at) - min(seen.decided_at)) / 1000 if len(seen.decided_at) > 1 else 0.0
     poison = sum(value in seen.dead_events for value in load.poison)
     return {
@@ -101,6 +135,7 @@ def figures(
         "duplicates_dropped": sum(len(places) for places in seen.duplicates.values()),
         "dead_lettered": poison + len(seen.dead_messages),
         "ignored": sum(state is State.IGNORED for state in seen.whole.values()),
+        "digested": sum(notification in seen.digests for notification in load.gathered),
         "failed": sum(state is State.FAILED for state in seen.whole.values()),
         "unknown": sum(state is State.UNKNOWN for state in seen.states.values()),
         "lost": sum(pair not in seen.states for pair in load.pairs),

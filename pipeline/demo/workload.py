@@ -2,16 +2,18 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from schemas.ids import notification_id
 from schemas.kinds import Channel, Reason, State
+from schemas.status import rfc3339
 
 SOURCE = "https://shop.example"
 SHARE_OF_DUPLICATES = 0.03
 CAP = 3
+SOON_SECONDS = 5
 _ITEMS = ("Brass bell", "Tuning fork", "Oak stand", "Rope, 12 m", "Glockenspiel", "Clapper", "Beeswax")
 
 
@@ -22,6 +24,8 @@ class Sent:
     key: bytes
     value: bytes
     lane: str = ""
+    #: the notification that comes of it, where a repeat of it is a duplicate
+    notification: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,20 @@ class Workload:
     ignored: set[str] = field(default_factory=set)
     duplicates: Counter[str] = field(default_factory=Counter)
     poison: list[bytes] = field(default_factory=list)
+    #: pair -> the moment before which it must not be sent, in ms
+    not_before: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: pairs that wait for something, so that the time they take says nothing
+    delayed: set[tuple[str, str]] = field(default_factory=set)
+    #: notification ids that go into a digest, each into one
+    gathered: set[str] = field(default_factory=set)
 
 
 class Shop:
     """Makes up users and events. The same seed makes the same run."""
 
-    def __init__(self, seed: int, run: str, webhook_url: str) -> None:
-        self.random, self.run, self.webhook_url = random.Random(seed), run, webhook_url
+    def __init__(self, seed: int, run: str, webhook_url: str, now: int) -> None:
+        """`now`, in ms since the epoch: what is scheduled is so for soon after it."""
+        self.random, self.run, self.webhook_url, self.now = random.Random(seed), run, webhook_url, now
         self.load = Workload()
         self.capped: Counter[str] = Counter()
         self.gone: set[str] = set()
@@ -68,8 +79,9 @@ class Shop:
             self._user(n)
         users = [user for user in self.load.users if not user.startswith("capped")]
         makers = [self._order, self._shipment, self._reset, self._newsletter, self._unwanted, self._poison,
-                  self._stranger, self._broken, self._capped]  # fmt: skip
-        weights = [44, 22, 8, 12, 3, 2, 2, 1, 3]
+                  self._stranger, self._broken, self._capped, self._reminder, self._review, self._gift,
+                  self._parcel]  # fmt: skip
+        weights = [40, 20, 8, 11, 3, 2, 2, 1, 3, 3, 3, 2, 2]
         for n in range(events):
             # each kind once at the start, so that even a small run holds every outcome
             maker = makers[n] if n < len(makers) else self.random.choices(makers, weights)[0]
@@ -118,7 +130,8 @@ class Shop:
             "datacontenttype": "application/json",
             "data": {"customer": {"id": user, "name": user.title()}, **data},
         }
-        self.load.events.append(Sent(user.encode(), orjson.dumps(event), lane))
+        notification = notification_id(user, SOURCE, event_id, _WORKFLOWS.get(event_type, ""))
+        self.load.events.append(Sent(user.encode(), orjson.dumps(event), lane, notification))
         return event_id
 
     def _expect(self, event_id: str, workflow: str, user: str, category: str, channels: tuple[Channel, ...],
@@ -193,8 +206,41 @@ class Shop:
         self.load.of_user.setdefault(user, []).append(notification)
         self.load.failed.add(notification)
 
+    def _reminder(self, n: int, user: str) -> None:
+        event_id, due = f"{self.run}-{n}", self.now + self.random.randint(1, SOON_SECONDS) * 1000
+        asked = {
+            "event_type": "shop.cart.left", "user_id": user, "source": SOURCE, "idempotency_key": event_id,
+            "variables": {"cart": {"url": f"https://shop.example/cart/{n}"}}, "scheduled_at": rfc3339(due),
+        }  # fmt: skip
+        notification = notification_id(user, SOURCE, event_id, "cart-reminder")
+        self.load.events.append(Sent(user.encode(), orjson.dumps(asked), "", notification))
+        self._expect(event_id, "cart-reminder", user, "carts", (Channel.EMAIL,))
+        self.load.not_before[notification, Channel.EMAIL] = due
+        self.load.delayed.add((notification, Channel.EMAIL))
+
+    def _review(self, n: int, user: str) -> None:
+        review: dict[str, object] = {
+            "review": {"product": self.random.choice(_ITEMS), "stars": self.random.randint(1, 5)}
+        }
+        event = self._send(n, user, "shop.review.received", review)
+        notification = notification_id(user, SOURCE, event, "reviews")
+        self.load.gathered.add(notification)
+        self.load.of_user.setdefault(user, []).append(notification)
+
+    def _gift(self, n: int, user: str) -> None:
+        event = self._send(n, user, "shop.gift.received", {"gift": {"from": f"Friend {n}"}})
+        self._expect(event, "gift", user, "gifts", (Channel.EMAIL,))
+        notification = notification_id(user, SOURCE, event, "gift")
+        self.load.pairs[notification, Channel.PUSH] = _suppressed(Reason.NO_ADDRESS)  # nobody has a device
+
+    def _parcel(self, n: int, user: str) -> None:
+        event = self._send(n, user, "shop.parcel.waiting", {"parcel": {"place": f"Locker {n}"}})
+        self._expect(event, "parcel", user, "shipping", (Channel.WEB, Channel.EMAIL))
+        self.load.delayed.add((notification_id(user, SOURCE, event, "parcel"), Channel.EMAIL))
+
     def _unwanted(self, n: int, user: str) -> None:
         event = self._send(n, user, "shop.cart.viewed", {"cart": n})
+        self.load.events[-1] = replace(self.load.events[-1], notification=None)
         self.load.ignored.add(notification_id(f"{SOURCE}|{event}", SOURCE, event, ""))
 
     def _poison(self, n: int, user: str) -> None:
@@ -217,17 +263,10 @@ class Shop:
             if not self.load.events:
                 return False
             sent = self.random.choice(self.load.events)
-            if sent.value in self.load.poison:
-                continue
-            event = orjson.loads(sent.value)
-            if event["type"] == "shop.cart.viewed":
-                continue
-            workflow = _WORKFLOWS[event["type"]]
-            notification = notification_id(event["data"]["customer"]["id"], SOURCE, event["id"], workflow)
-            if notification in self.load.failed:
+            if sent.notification is None or sent.notification in self.load.failed:
                 continue
             self.load.events.append(sent)
-            self.load.duplicates[notification] += 1
+            self.load.duplicates[sent.notification] += 1
             return True
         return False
 
@@ -237,6 +276,9 @@ _WORKFLOWS = {
     "shop.order.shipped": "order-shipped",
     "shop.account.password_reset_requested": "password-reset",
     "shop.newsletter": "newsletter",
+    "shop.review.received": "reviews",
+    "shop.gift.received": "gift",
+    "shop.parcel.waiting": "parcel",
 }
 
 

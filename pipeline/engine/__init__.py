@@ -9,9 +9,10 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.outbox import Outbox, RecordTooLarge
 from pipeline.engine.record import Record
 from pipeline.engine.rewinds import Rewind, Rewinds
+from pipeline.engine.sweep import Sweep
 from pipeline.engine.unit import Unit
 
 __all__ = [
-    "Call", "EffectStage", "Outbox", "Record", "RecordTooLarge", "Rewind", "Rewinds", "Unit", "UnitApp",
-    "failpoint",
+    "Call", "EffectStage", "Outbox", "Record", "RecordTooLarge", "Rewind", "Rewinds", "Sweep", "Unit",
+    "UnitApp", "failpoint",
 ]  # fmt: skip

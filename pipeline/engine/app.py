@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from pipeline.engine import internals
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.effects import Call, EffectStage
 from pipeline.engine.observer import Observer
+from pipeline.engine.patience import Patience, StageBroken
 from pipeline.engine.rewinds import Rewinds
 from pipeline.engine.store import Store, StoreTable
+from pipeline.engine.sweep import Sweep
 from pipeline.engine.unit import Decide, Reject, Unit
+
+log = logging.getLogger(__name__)
 
 STORE = "store"
 COMMIT_INTERVAL = 0.5
@@ -86,7 +91,9 @@ class UnitApp(faust.App):  # type: ignore[misc]
 
     `group` is the consumer group's id, `partitions` the number of partitions of each of its own
     topics and of its changelog, `topics` every topic that it reads or sends to with its partitions;
-    `rewinds` what its members are told to read anew.
+    `rewinds` what its members are told to read anew; `expected` the errors by which a stage speaks of a
+    record, as any other is a fault of the stage (pipeline/engine/patience.py); `sweeps` the
+    tables whose rows have a window.
     """
 
     def __init__(
@@ -103,6 +110,8 @@ class UnitApp(faust.App):  # type: ignore[misc]
         observer: Observer | None = None,
         credentials: Any = None,
         rewinds: Rewinds | None = None,
+        expected: Iterable[type[Exception]] = (),
+        sweeps: Iterable[Sweep] = (),
     ) -> None:
         self.group, self.partitions, self.topic_partitions = group, partitions, dict(topics)
         self.unit_seconds = unit_seconds
@@ -112,6 +121,13 @@ class UnitApp(faust.App):  # type: ignore[misc]
         self.reads: list[str] = []
         self.gates: set[str] = set()
         self.deciders: dict[str, tuple[Decide, Reject]] = {}
+        #: the stage of each topic
+        self.stages: dict[str, str] = {}
+        self.sweeps = tuple(sweeps)
+        self.patience = Patience.with_errors(expected)
+        #: why this App stops by itself
+        self.gave_up: StageBroken | None = None
+        self._ending: asyncio.Future[None] | None = None
         self.effects: EffectStage[Any, Any] | None = None
         super().__init__(
             group,
@@ -163,6 +179,7 @@ class UnitApp(faust.App):  # type: ignore[misc]
         """
         for topic in topics:
             self.deciders[topic] = (decide, reject)
+            self.stages[topic] = name
             self.reads.append(topic)
             if gate:
                 self.gates.add(topic)
@@ -172,6 +189,7 @@ class UnitApp(faust.App):  # type: ignore[misc]
         """Registers the one stage of a role that calls the outside, in group commits."""
         self.effects = stage
         self.reads.extend(topics)
+        self.stages.update(dict.fromkeys(topics, name))
 
         def admit(call: Call[Any], unit: Unit) -> None:
             if stage.admit(call, unit):
@@ -194,11 +212,27 @@ class UnitApp(faust.App):  # type: ignore[misc]
         agent.__name__ = name
         return self.agent(self.topic(*topics, schema=_Untouched()), name=name)(agent)
 
+    def give_up(self, stage: str, error: StageBroken) -> None:
+        """Takes no more work and stops, with calls in flight brought to their end."""
+        if self.gave_up is None:
+            self.gave_up = error
+            log.error("%s stops: %s", self.group, error)
+            self.observer.gave_up(stage)
+            self._end()
+
     async def stop(self) -> None:
         """Drains and commits while store and producer are still there, then stops.
 
-        Ends within seconds after a crash and without a broker too.
+        Ends within seconds after a crash and without a broker too. Who asks while it stops waits for that.
         """
+        await asyncio.shield(self._end())
+
+    def _end(self) -> asyncio.Future[None]:
+        if self._ending is None or self._ending.done():
+            self._ending = asyncio.ensure_future(self._stop())
+        return self._ending
+
+    async def _stop(self) -> None:
         if self._consumer is not None and (self.crashed or not self.should_stop):
             await self.consumer.close_tasks()
         await super().stop()
@@ -207,4 +241,4 @@ class UnitApp(faust.App):  # type: ignore[misc]
     def ready(self) -> bool:
         """Recovered, every task open, and committing."""
         consumer = self.consumer if self.started else None
-        return consumer is not None and consumer.ready
+        return consumer is not None and consumer.ready and self.gave_up is None

@@ -118,6 +118,7 @@ class EffectTask(Task):
                 if self.lost is not None:
                     raise Abandoned(self.lost)
                 await self.fire()
+                await self.sweep()
                 turned = await self.turn()
                 if self.results or (turned and not self.calls):
                     continue
@@ -140,25 +141,37 @@ class EffectTask(Task):
     async def turn(self) -> bool:
         """One group commit; says whether there was anything to do."""
         rejected: list[tuple[Record, Exception]] = []
-        admitting = [] if self.consumer.draining else self.take(rejected)
+        admitting = self.take(rejected) if self.may_take else []
         if not (self.results or rejected or admitting):
             return False
         self.set_busy(True)
         self.own()
-        unit = Unit("", self.number, [], self.recent, self.app.topic_partitions, generation=self.generation)
+        topic = self.queues[0].tp.topic  # of the one stage, whichever it is
+        raised = self.raised[self.app.stages[topic]]
+        unit = Unit(
+            "", self.number, [], self.recent, self.app.topic_partitions, generation=self.generation,
+            patience=self.app.patience, raised=raised,
+        )  # fmt: skip
         unit.now = self.clock.now()
         if admitting:
             unit.topic, unit.records, unit.calls = admitting[0].record.topic, admitting, []
             await self.consumer.decide(unit)
+            if unit.broken is not None:
+                # what was left undecided is neither done nor forgotten: it comes again after the stop
+                self.give_up(unit.broken, admitting[-unit.left].record)
+                del admitting[-unit.left :]
             for call in admitting:
                 if due_in(call.record) is not None:
                     waits.drop(unit, call.wait_id)
         called = {id(call) for call in unit.calls}
         closed = [call for call in admitting if id(call) not in called]
+        rejected = self.tolerated(rejected, unit)
         for record, error in rejected:
             self.stage.reject(record, error, unit)
         ended = self.settle(unit, closed)
+        unit.writes.update(self.counted(topic, unit.raised))
         await self.land(unit, ended=ended)
+        self.raised[self.app.stages[topic]] = unit.raised
         for call in unit.calls:
             self.begin(call)
         for call in closed:
@@ -169,6 +182,16 @@ class EffectTask(Task):
         for kind in unit.rejected:
             self.app.observer.rejected(unit.topic, kind)
         return True
+
+    def tolerated(
+        self, rejected: list[tuple[Record, Exception]], unit: Unit
+    ) -> list[tuple[Record, Exception]]:
+        """What may be rejected of what could not be identified: all, unless the stage is broken."""
+        for index, (record, error) in enumerate(rejected):
+            if not unit.tolerates(error):
+                self.give_up(error, record)
+                return rejected[:index]
+        return rejected
 
     def settle(self, unit: Unit, closed: list[Call[Any]]) -> bool:
         """Settles the calls that have ended, as many as one batch takes; says whether there were any."""

@@ -24,6 +24,8 @@ NAMES = (
     "task.before_log",
     "timers.before_publish",
     "timers.after_publish",
+    "sweep.before_log",
+    "sweep.after_log",
 )
 
 _passed: Counter[str] = Counter()

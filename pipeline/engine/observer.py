@@ -24,3 +24,9 @@ class Observer:
 
     def rejected(self, topic: str, error: str) -> None:
         """A record made its stage raise and was handed to the stage's reject."""
+
+    def swept(self, rows: int) -> None:
+        """Rows were removed whose window is past."""
+
+    def gave_up(self, stage: str) -> None:
+        """The role stops: a stage raised on too many records in a row."""

@@ -42,6 +42,8 @@ class Outgoing(Protocol):
 class RecordTooLarge(ValueError):
     """A record that no topic of ours takes."""
 
+    reason = "too_large"
+
 
 @lru_cache(maxsize=65_536)
 def key_hash(key: bytes) -> int:

@@ -167,9 +167,16 @@ def read_number(db: Any, key: bytes) -> int:
     return int(db.get(key) or 0)
 
 
-def scan(db: Any, prefix: bytes, *, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+COLD = rocksdict.ReadOptions()
+"""For scans of what nobody is about to read: it would push what is read out of the cache."""
+COLD.fill_cache(False)
+
+
+def scan(
+    db: Any, prefix: bytes, *, after: bytes | None = None, options: Any = None
+) -> Iterator[tuple[bytes, bytes]]:
     """The rows whose keys begin with `prefix`, in key order; `after` is a key to go on behind."""
-    items = db.items(from_key=after or prefix)
+    items = db.items(from_key=after or prefix, **({"read_opt": options} if options else {}))
     for key, value in items:
         if not key.startswith(prefix):
             return

@@ -17,6 +17,7 @@ from pipeline.engine import internals
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.marker import Marker
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
+from pipeline.engine.patience import broken, raised_key
 from pipeline.engine.progress import Progress
 from pipeline.engine.rewinds import NEVER, Place, Rewind
 from pipeline.engine.store import (
@@ -31,6 +32,7 @@ from pipeline.engine.store import (
     read_number,
     scan,
 )
+from pipeline.engine.sweep import Sweeper
 from pipeline.engine.timers import Clock, Timers
 from pipeline.engine.unit import Unit
 
@@ -137,7 +139,10 @@ class Task:
         self.recent: Recent
         self.clock = Clock()
         self.timers: Timers | None = None
+        self.sweeper: Sweeper | None = None
         self.marker: Marker
+        #: on how many records in a row each stage has raised what nobody expects
+        self.raised: dict[str, int] = {}
 
     @property
     def db(self) -> Any:
@@ -147,6 +152,11 @@ class Task:
     def runs(self) -> bool:
         """Whether the task was opened and is neither abandoned nor closed."""
         return self.runner is not None and not self.runner.done() and not self.abandoned
+
+    @property
+    def may_take(self) -> bool:
+        """Whether anything new may be begun."""
+        return not (self.abandoned or self.consumer.draining or self.app.gave_up is not None)
 
     def set_busy(self, busy: bool) -> None:
         """Notes that a unit begins, or that none is under way."""
@@ -183,7 +193,9 @@ class Task:
         self.apply(rows, await self.log(rows), forget=hidden)
         await self.obey()
         self.progress = {queue.tp.topic: Progress(queue.tp.topic, db) for queue in self.queues}
+        self.raised = {name: read_number(db, raised_key(name)) for name in set(self.app.stages.values())}
         self.timers = Timers(self, ends)
+        self.sweeper = Sweeper(self, self.app.sweeps) if self.app.sweeps else None
         self.runner = asyncio.create_task(self.run(), name=f"{self.app.group}-{self.number}")
 
     async def obey(self) -> None:
@@ -254,7 +266,8 @@ class Task:
         try:
             while True:
                 await self.fire()
-                queue = None if self.abandoned or self.consumer.draining else self.next_queue()
+                await self.sweep()
+                queue = self.next_queue() if self.may_take else None
                 if queue is None:
                     self.set_busy(False)
                     self.wake.clear()
@@ -277,9 +290,15 @@ class Task:
 
     async def fire(self) -> None:
         """Publishes what falls due now."""
-        if self.timers is not None and self.timers.are_due and not (self.abandoned or self.consumer.draining):
+        if self.timers is not None and self.timers.are_due and self.may_take:
             self.set_busy(True)
             await self.timers.fire()
+
+    async def sweep(self) -> None:
+        """Removes some rows whose window is past, where it is time to."""
+        if self.sweeper is not None and self.sweeper.is_due and self.may_take:
+            self.set_busy(True)
+            await self.sweeper.step()
 
     async def woken(self) -> bool:
         """Waits for work, a moment at most."""
@@ -301,7 +320,10 @@ class Task:
             tp.topic, tp.partition, records, self.recent, self.app.topic_partitions,
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
             epoch=self.epoch,
+            patience=self.app.patience, raised=self.raised[self.app.stages[tp.topic]],
         )  # fmt: skip
+        if self.clock.ahead is not None:
+            unit.now = self.clock.now()
         first, marker = records[0].offset, self.marker
         if marker.suspects_in(tp.topic, first):
             unit.mark_record = partial(marker.record, tp.topic, first, last)
@@ -311,6 +333,13 @@ class Task:
         finally:
             marker.clear()
         queue.cost = 0.8 * queue.cost + 0.2 * spent / len(records)
+        if unit.broken is not None:
+            decided = len(records) - unit.left
+            queue.put_back(records[decided:])
+            if not decided:
+                self.give_up(unit.broken, records[0])
+                return
+            records, last = records[:decided], records[decided - 1].offset
         if (changes := weight(unit.writes)) > UNIT_CHANGES_BYTES:
             if len(records) > 1:
                 half = len(records) // 2
@@ -321,6 +350,7 @@ class Task:
                 self.reject_too_large(unit, changes)
         failpoint("unit.after_decide")
         end = None
+        unit.writes.update(self.counted(tp.topic, unit.raised))
         if wrote := bool(unit.writes):
             unit.writes.update(progress.rows(last))
             end = await self.log(unit.writes)
@@ -331,11 +361,26 @@ class Task:
         if end is not None:
             self.apply(unit.writes, end)
         progress.finished(last, wrote=wrote)
+        self.raised[self.app.stages[tp.topic]] = unit.raised
         failpoint("unit.after_store")
         self.consumer.done[tp] = last + 1
         self.app.observer.unit_done(tp.topic, len(records), spent)
         for error in unit.rejected:
             self.app.observer.rejected(tp.topic, error)
+        if unit.broken is not None:
+            self.give_up(unit.broken, queue.records[0])
+
+    def counted(self, topic: str, raised: int) -> dict[bytes, bytes | None]:
+        """The row of how often the stage of a topic has raised in a row, where that has changed."""
+        stage = self.app.stages[topic]
+        if raised == self.raised[stage]:
+            return {}
+        return {raised_key(stage): b"%d" % raised if raised else None}
+
+    def give_up(self, error: Exception, record: Any) -> None:
+        """Stops the role, as an operator would, for the sake of a stage that raises on everything."""
+        stage, place = self.app.stages[record.topic], f"{record.topic}-{record.partition}-{record.offset}"
+        self.app.give_up(stage, broken(stage, self.app.patience.most, place, error))
 
     def reject_too_large(self, unit: Unit, changes: int) -> None:
         """Rejects the unit's one record, whose changes no batch takes."""

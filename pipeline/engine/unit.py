@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.engine.outbox import Outbox
+from pipeline.engine.patience import Patience
 from pipeline.engine.store import StoreBroken, scan
 
 _MISSING: Any = object()
+_PATIENCE = Patience()
 
 Decide = Callable[[Any, "Unit"], None]
 Reject = Callable[[Any, Exception, "Unit"], None]
@@ -23,8 +25,8 @@ class Unit:
     """
 
     __slots__ = (
-        "calls", "db", "decided", "epoch", "generation", "mark", "mark_record", "now", "number", "outbox",
-        "partition", "records", "rejected", "topic", "writes",
+        "broken", "calls", "db", "decided", "epoch", "generation", "left", "mark", "mark_record", "now",
+        "number", "outbox", "partition", "patience", "raised", "records", "rejected", "topic", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -38,12 +40,14 @@ class Unit:
         mark: int = 0,
         generation: int = 0,
         epoch: int = 0,
+        patience: Patience = _PATIENCE,
+        raised: int = 0,
     ) -> None:
         self.topic, self.partition, self.records, self.db = topic, partition, records, db
         self.number, self.mark, self.generation, self.epoch = number, mark, generation, epoch
         #: told each offset before it is decided, where the unit holds suspects (pipeline/engine/marker.py)
         self.mark_record: Callable[[int], None] | None = None
-        #: the broker's time in ms, where the task has taken it
+        #: the broker's time in ms; 0 where it is not known
         self.now = 0
         self.outbox = Outbox(partitions)
         self.writes: dict[bytes, bytes | None] = {}
@@ -52,6 +56,11 @@ class Unit:
         #: the kinds of errors of the records that were handed to reject
         self.rejected: list[str] = []
         self.decided: asyncio.Future[float] | None = None
+        #: on how many records in a row the stage has raised what nobody expects, and how many it may
+        self.raised, self.patience = raised, patience
+        #: what it raised beyond that, and how many records are left undecided: that one and all behind it
+        self.broken: Exception | None = None
+        self.left = 0
 
     def get(self, key: bytes) -> bytes | None:
         """The row of a key as this unit has left it, or None."""
@@ -83,7 +92,8 @@ class Unit:
         """Lets the stage decide every record.
 
         Where a record makes the stage raise, the unit starts over record by record, and that one is
-        handed to `reject` (which dead-letters it) with nothing left of what it had written.
+        handed to `reject` (which dead-letters it) with nothing left of what it had written; unless the stage
+        is broken, which leaves that record and those behind it undecided.
         """
         started = time.perf_counter()
         if self.mark_record is not None:
@@ -91,6 +101,8 @@ class Unit:
         try:
             for record in self.records:
                 decide(record, self)
+            if self.records:
+                self.raised = 0
         except StoreBroken:
             raise
         except Exception:
@@ -101,19 +113,33 @@ class Unit:
         if self.decided is not None and not self.decided.done():
             self.decided.set_result(time.perf_counter() - started)
 
+    def tolerates(self, error: Exception) -> bool:
+        """Counts what a stage raised; False, and the stage is broken, where that was once too often."""
+        raised = self.patience.after(self.raised, error)
+        if raised is None:
+            self.broken = error
+            return False
+        self.raised = raised
+        return True
+
     def _run_one_by_one(self, decide: Decide, reject: Reject) -> None:
         kept_writes: dict[bytes, bytes | None] = {}
         kept_outbox = self.outbox
-        for record in self.records:
+        for index, record in enumerate(self.records):
             self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
             try:
                 decide(record, self)
             except StoreBroken:
                 raise
             except Exception as error:
+                if not self.tolerates(error):
+                    self.left = len(self.records) - index
+                    break
                 self.writes, self.outbox = dict(kept_writes), Outbox(kept_outbox.partitions)
                 reject(record, error, self)
                 self.rejected.append(type(error).__name__)
+            else:
+                self.raised = 0
             kept_writes = self.writes
             for batch in self.outbox.take():
                 for key, value, headers in batch.records:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from pipeline.web import rows as of_tables
 from pipeline.web import shown
-from pipeline.web.problem import MEDIA_TYPE, Problem, Wrong
+from pipeline.web.problem import Wrong, described
 from pipeline.web.rows import BadCursor, NoSuchTable, Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk, NotHeld
@@ -213,14 +213,10 @@ class Lag(BaseModel):
     roles: list[RoleOf]
 
 
-def _problem(says: str) -> dict[str, Any]:
-    return {"description": says, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-
-
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    401: _problem("Not signed in"),
-    422: _problem("A parameter cannot be used; `errors` names it"),
-    503: _problem("It lives in a partition that this process does not hold"),
+    401: described("Not signed in"),
+    422: described("A parameter cannot be used; `errors` names it"),
+    503: described("It lives in a partition that this process does not hold"),
 }
 
 
@@ -231,7 +227,7 @@ def router(
     routes = APIRouter(prefix="/api/v1", responses=_ANSWERS)
 
     @routes.get(
-        "/notifications/{notification_id}", responses={404: _problem("There is no such notification")}
+        "/notifications/{notification_id}", responses={404: described("There is no such notification")}
     )
     async def notification(notification_id: str) -> Notification:
         """State, timeline and why of one notification."""
@@ -289,7 +285,7 @@ def router(
 
 
 def _add_tables(routes: APIRouter, tables: Tables) -> None:
-    missing: dict[int | str, dict[str, Any]] = {404: _problem("There is no such table, or no such row")}
+    missing: dict[int | str, dict[str, Any]] = {404: described("There is no such table, or no such row")}
 
     @routes.get("/tables")
     async def kept() -> TableList:

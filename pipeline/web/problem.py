@@ -28,6 +28,11 @@ class Problem(BaseModel):
     errors: list[FieldProblem] | None = None
 
 
+def described(says: str) -> dict[str, Any]:
+    """How the interface describes such an answer."""
+    return {"description": says, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+
+
 class Wrong(Exception):
     """A request that cannot be answered: a status, a sentence, and the fields that are to blame."""
 

@@ -16,10 +16,20 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.web import api, console, operate_api, operate_console, problem
+from pipeline.web import (
+    api,
+    console,
+    operate_api,
+    operate_console,
+    problem,
+    repair_api,
+    repair_console,
+)
+from pipeline.web.apart import Away
 from pipeline.web.guard import BODY_BYTES, Guard
 from pipeline.web.operations import Operations
 from pipeline.web.problem import Wrong
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.session import Sessions
 from pipeline.web.tasks import Tasks
@@ -37,6 +47,7 @@ def create(
     desk: Desk,
     tables: Tables,
     tasks: Tasks,
+    repairs: Repairs,
     *,
     operations: Operations,
     token: str,
@@ -62,8 +73,10 @@ def create(
 
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
+    app.include_router(repair_api.router(repairs))
     app.include_router(operate_api.router(desk, tasks, operations))
     app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks, operations))
+    app.include_router(repair_console.router(repairs, pages, sessions))
     app.include_router(operate_console.router(pages, operations))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
@@ -112,6 +125,12 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
     @app.exception_handler(Wrong)
     async def wrong(request: Request, error: Wrong) -> Response:
         return problem.of_wrong(error)
+
+    @app.exception_handler(Away)
+    async def away(request: Request, error: Away) -> Response:
+        if is_page(request):
+            return pages.missing("That cannot be told now", f"{error}.", 503)
+        return problem.answer(503, str(error))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

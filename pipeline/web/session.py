@@ -1,14 +1,18 @@
 """Signing in: one operator token, and the session that a browser holds in its stead."""
 
 import hmac
+import json
 import time
-from collections.abc import Callable
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import scrypt, sha256
+from typing import Any
 
 from starlette.responses import RedirectResponse, Response
 
 LASTS_SECONDS = 12 * 3600
+SEAL_SECONDS = 3600
 _SALT = b"carillon operator session"
 
 
@@ -64,5 +68,30 @@ class Sessions:
         response.delete_cookie(self.cookie, path="/", httponly=True, samesite="strict", secure=self._secure)
         return response
 
-    def _signature(self, expires: str) -> str:
-        return hmac.new(self._signing, expires.encode("utf-8", "surrogateescape"), sha256).hexdigest()
+    def form_token(self, session: str) -> str:
+        """What every form of a session carries, so that no other site can send one in its name."""
+        return self._signature(f"form|{session}")
+
+    def is_form_token(self, session: str, given: str) -> bool:
+        """Whether a form is of that session."""
+        return hmac.compare_digest(
+            given.encode("utf-8", "surrogateescape"), self.form_token(session).encode()
+        )
+
+    def seal(self, purpose: str, told: Mapping[str, Any]) -> str:
+        """A note to ourselves, to come back with a form or an address; good for SEAL_SECONDS."""
+        body = urlsafe_b64encode(json.dumps({"until": int(self._clock()) + SEAL_SECONDS, **told}).encode())
+        return f"{body.decode()}.{self._signature(f'{purpose}|{body.decode()}')}"
+
+    def unseal(self, purpose: str, given: str) -> dict[str, Any] | None:
+        """What a note says; None for one that is not ours, of another purpose, or too old."""
+        body, _, signature = given.partition(".")
+        if not hmac.compare_digest(
+            signature.encode("utf-8", "surrogateescape"), self._signature(f"{purpose}|{body}").encode()
+        ):
+            return None
+        found: dict[str, Any] = json.loads(urlsafe_b64decode(body))
+        return found if found.pop("until") > self._clock() else None
+
+    def _signature(self, text: str) -> str:
+        return hmac.new(self._signing, text.encode("utf-8", "surrogateescape"), sha256).hexdigest()

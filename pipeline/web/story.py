@@ -80,7 +80,8 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
         "It was cancelled in time: what was yet to come of it was dropped.",
     (State.CANCELLED, Reason.CANCELLED_TOO_LATE):
         "Somebody cancelled it, but too late: it had been decided, and nothing of it was waiting any more.",
-    (State.TOO_OLD, None):
+    (State.TOO_OLD, None): "It was too old to be sent.",
+    (State.TOO_OLD, Reason.TOO_OLD):
         "It was not sent: its event was older than what is remembered of events, so that nobody could tell "
         "whether it had been sent before.",
     (State.UNKNOWN, None): "Whether attempt {attempt} by {provider} got through is not known.",

@@ -25,6 +25,7 @@ from schemas.status import Status, Verdict, rfc3339
 from schemas.template import Template
 from tables import history
 from tables.history import History
+from tests.browser.repairs import Groups, Shelf, repairs
 
 TOKEN = "correct horse battery"
 PARTITIONS = 4
@@ -109,15 +110,17 @@ class Office:
     apps: dict[str, Any] = field(default_factory=dict)
     ends: dict[Topic, int] = field(default_factory=dict)
     outside: Outside = field(default_factory=Outside)
+    shelf: Shelf = field(default_factory=Shelf)
+    groups: Groups = field(default_factory=Groups)
 
     def __post_init__(self) -> None:
         self.desk = RowsDesk(lambda: Held(dict(self.rows), self.of), self.outbox_file, clock=self.clock)
         self.tables = Tables(self.held)
         self.tasks = Tasks(lambda: self.apps, Ends(self.fetch_ends), self.clock)
         self.app: FastAPI = server.create(
-            self.desk, self.tables, self.tasks, operations=self.outside, token=TOKEN, version="0.0.1-test",
-            readiness=lambda: self.ready, metrics=self.metrics, hosts=self.hosts, secure=self.secure,
-            clock=self.clock,
+            self.desk, self.tables, self.tasks, repairs(self.shelf, self.groups, self.clock),
+            operations=self.outside, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready,
+            metrics=self.metrics, hosts=self.hosts, secure=self.secure, clock=self.clock,
         )  # fmt: skip
 
     def clock(self) -> float:

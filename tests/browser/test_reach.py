@@ -7,6 +7,7 @@ from pipeline.providers.outbox import Outbox
 from pipeline.web.console import event_url
 from tests.browser.conftest import Site, violations
 from tests.browser.desk import SOURCE, drop, fill, story
+from tests.browser.repairs import letters
 from tests.browser.roles import at_work, stock
 from tests.journeys.samples import a_template
 
@@ -54,12 +55,15 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
     for n in range(3):
         await drop(box, n, channel="email" if n else "sms", subject=f"Order {n}" if n else None)
     event = event_url({"source": SOURCE, "id": "order-1"})
+    dead = letters(site.office.shelf)
     for path, says in (
         ("/console", "Overview"), ("/console/users/ada", "ada"), (event, "order-1"),
         ("/console/outbox", "Outbox"), (f"/console/notifications/{found}", "order.placed"),
         ("/console/sign-in", "Carillon"), ("/console/tables", "Tables"), ("/console/tasks", "Tasks"),
         ("/console/tables/users", "users"), ("/console/tables/users/row?key=user-001", "user-001"),
         ("/console/templates", "Templates"), ("/console/templates/order", "order"),
+        ("/console/dlq", "Dead letters"), (f"/console/dlq/{dead}", dead), ("/console/replay", "Replay"),
+        ("/console/dlq?reason=refused&since=2026-01-01", "Dead letters"),
     ):  # fmt: skip
         page = await site.open(path, scheme=scheme)
         await expect(page.locator("h1")).to_contain_text(says)
@@ -89,8 +93,10 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is(site: Site,
     stock(site.office)
     at_work(site.office)
     site.office.outside.catalogue.set_template(a_template())
+    dead = letters(site.office.shelf)
     for path in (
         "/console/templates", "/console/templates/order",
+        "/console/dlq?reason=refused", f"/console/dlq/{dead}", "/console/replay",
         "/console/tables", "/console/tables/users?prefix=u", "/console/tasks", "/console",
         "/console/users/ada", f"/console/notifications/{found}", "/console/outbox",
     ):  # fmt: skip
@@ -123,6 +129,7 @@ async def test_a_narrow_window_scrolls_only_what_must(site: Site, box: Outbox) -
     at_work(site.office)
     site.office.outside.catalogue.set_template(a_template())
     found = story(site.office)
+    dead = letters(site.office.shelf)
     await drop(box, 1, target="a" * 200 + "@example.com", html="<p>Hello</p>")
     for path in (
         "/console",
@@ -135,6 +142,9 @@ async def test_a_narrow_window_scrolls_only_what_must(site: Site, box: Outbox) -
         "/console/templates",
         "/console/templates/order",
         "/console/tasks",
+        "/console/dlq?reason=refused",
+        f"/console/dlq/{dead}",
+        "/console/replay",
     ):
         page = await site.open(path)
         await page.set_viewport_size({"width": 360, "height": 740})

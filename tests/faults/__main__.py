@@ -11,10 +11,11 @@ import orjson
 
 from pipeline.broker import EmbeddedKafka
 from tests.faults.crowd import Crowd
-from tests.faults.loop import Loop, tell
+from tests.faults.loop import Loop
 from tests.faults.mutants import MUTANTS, caught
+from tests.faults.scene import tell
 
-MUTANT_KILLS, MUTANT_EVENTS = 8, 1_500
+MUTANT_EVENTS = 1_500
 
 
 async def _one(
@@ -62,7 +63,7 @@ def main(
     chosen = [only] if only else known if mutants else []
     named = 0
     for name in chosen:
-        found, of_mutant = asyncio.run(_one(seed, MUTANT_KILLS, MUTANT_EVENTS, workers, name))
+        found, of_mutant = asyncio.run(_one(seed, MUTANTS[name].kills, MUTANT_EVENTS, workers, name))
         line = caught(name, of_mutant)
         named += line is not None
         tell(f"mutant {name}: {'caught: ' + line if line else 'NOT CAUGHT ' + repr(of_mutant[:3])}")

@@ -8,8 +8,10 @@ from msgspec.structs import replace
 
 from agents import plan as plan_stage
 from pipeline.delivery import Delivery
+from pipeline.engine import store
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.failpoint import failpoint
+from pipeline.engine.progress import Progress
 from pipeline.engine.task import Abandoned, Task
 from schemas.kinds import Channel
 from tables import claims
@@ -86,12 +88,47 @@ def abandoned_goes_on() -> None:
     Task.unit = unit  # type: ignore[method-assign]
 
 
+def epochs_ignored() -> None:
+    """A restore takes every record for its owner's, whatever epoch it was written in."""
+    epoch_of = store.epoch_of
+
+    class Newest(int):
+        def __lt__(self, _: int) -> bool:
+            return False
+
+    store.epoch_of = lambda record: Newest(epoch_of(record))
+
+
+def offset_as_mark() -> None:
+    """A claim knows the offset that it was decided at, and the mark is the last offset that is out."""
+    put, begin = claims.put, Progress.__init__
+
+    def put_at_offset(rows: Any, key: bytes, claim: Any) -> None:
+        put(rows, key, replace(claim, number=claim.origin.offset))
+
+    def begin_before_the_first(self: Progress, topic: str, db: Any) -> None:
+        begin(self, topic, db)
+        self.doubt = None
+        if db.get(self.mark_key) is None:
+            self.mark = self.kept_mark = -1
+
+    def finished(self: Progress, last: int, *, wrote: bool) -> None:
+        if wrote:
+            self.kept_mark = self.mark
+        self.mark = max(self.mark, last)
+
+    plan_stage.claims.put = put_at_offset  # type: ignore[attr-defined]
+    Progress.__init__ = begin_before_the_first  # type: ignore[method-assign]
+    Progress.finished = finished  # type: ignore[method-assign]
+
+
 class Mutant(NamedTuple):
     """A mutant, the failpoints that bring it down, and the words by which the oracle must name its fault."""
 
     break_it: Callable[[], None]
     points: tuple[str, ...]
     faults: tuple[str, ...]
+    kills: int = 8
     #: whether it takes several workers
     of_several: bool = False
 
@@ -104,6 +141,10 @@ MUTANTS = {
         outputs_before_changelog, ("effects.before_attempts",), ("told two outcomes", "byte forms")
     ),
     "claim_without_origin": Mutant(claim_without_origin, ("effects.before_attempts",), ("no outcome",)),
+    "epochs_ignored": Mutant(
+        epochs_ignored, ("haunt",), ("told two outcomes", "byte forms"), kills=3, of_several=True
+    ),
+    "offset_as_mark": Mutant(offset_as_mark, ("mended",), ("no outcome",), kills=5),
     "abandoned_goes_on": Mutant(abandoned_goes_on, ("daze",), ("no outcome",), of_several=True),
     "fresh_key_a_retry": Mutant(fresh_key_a_retry, ("timers.after_publish",), ("effects at the keyed sink",)),
 }

@@ -1,22 +1,40 @@
 """The oracle of the fault loops: sets and ledgers, nothing that the workers say of themselves alone."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import orjson
 
+from agents import plan
 from pipeline.demo.oracle import Outcomes, problems
 from pipeline.demo.workload import Workload
 from schemas.kinds import Doubt, State
 from schemas.message import Message
+from schemas.notification import PLAN, Notification
 from schemas.status import Status
 
 Pair = tuple[str, str]
+Partition = tuple[str, int]
+Place = tuple[str, int, int]
+"""Topic, partition and offset."""
 CUT_OFF_WINDOW_MS = 20_000
 _CALLED = {State.SENT, State.DELIVERED, State.FAILED, State.UNKNOWN, State.QUEUED, State.RETRYING}
+
+
+@dataclass(frozen=True)
+class Acked:
+    """What a group had committed when it was told to begin anew, and where its outputs ended after that."""
+
+    committed: Mapping[Partition, int]
+    ends: Mapping[Partition, int]
+
+    def too_soon(self, cause: Place, came: Place) -> bool:
+        """Whether what was acked came out only later: then it would be lost but for the rewind."""
+        topic, partition, offset = cause
+        return offset < self.committed.get((topic, partition), 0) and came[2] >= self.ends[came[:2]]
 
 
 @dataclass
@@ -30,23 +48,63 @@ class Evidence:
     #: (pair, attempt's time in ms) of each doubt that was recorded
     unknowns: set[tuple[Pair, str]] = field(default_factory=set)
     kills: list[int] = field(default_factory=list)
+    rewinds: list[Acked] = field(default_factory=list)
+    #: by notification, the first record of it on its topic, and the event that this is of
+    notified: dict[str, tuple[Place, Place]] = field(default_factory=dict)
+    #: the first status of each notification; the first message of a pair, the first status after its call
+    decided: dict[str, Place] = field(default_factory=dict)
+    queued: dict[Pair, Place] = field(default_factory=dict)
+    called: dict[Pair, Place] = field(default_factory=dict)
 
-    def status(self, status: Status, at: int) -> None:
+    def notification(self, value: bytes, place: Place) -> None:
+        """Notes a record of a topic of notifications."""
+        notification = plan.read(value)
+        if not isinstance(notification, Notification) or notification.step != PLAN:
+            return
+        topic, partition, offset = notification.position.rsplit("-", 2)
+        self.notified.setdefault(notification.id, ((topic, int(partition), int(offset)), place))
+
+    def status(self, status: Status, at: int, place: Place) -> None:
         """Notes a record of delivery-status."""
         self.outcomes.tell(status, at)
-        if status.channel is None or status.state is State.DUPLICATE:
+        if status.state is State.DUPLICATE:
+            return
+        self.decided.setdefault(status.notification_id, place)
+        if status.channel is None:
             return
         pair = (status.notification_id, str(status.channel))
+        if status.state not in (State.QUEUED, State.SUPPRESSED):
+            self.called.setdefault(pair, place)
         self.states[pair].add(status.state)
         if status.state is State.UNKNOWN:
             self.unknowns.add((pair, status.at))
 
-    def message(self, value: bytes) -> None:
+    def message(self, value: bytes, place: Place) -> None:
         """Notes a record of a channel topic."""
         message = Message.from_json(value)
         pair = (message.id, str(message.channel))
+        self.queued.setdefault(pair, place)
         self.forms[*pair, message.target_id][value] += 1
         self.doubt[pair] = message.doubt
+
+    def acked_too_soon(self) -> list[str]:
+        """What a rewind has mended: it had been acked, and nothing had come of it."""
+        ways = [(f"{n}: its notification", event, came) for n, (event, came) in self.notified.items()]
+        ways += [
+            (f"{n}: its decision", record, self.decided[n])
+            for n, (_, record) in self.notified.items()
+            if n in self.decided
+        ]
+        ways += [
+            (f"{pair}: its outcome", message, self.called[pair])
+            for pair, message in self.queued.items()
+            if pair in self.called
+        ]
+        return [
+            f"{what} came by a rewind alone"
+            for what, cause, came in ways
+            if any(rewind.too_soon(cause, came) for rewind in self.rewinds)
+        ]
 
 
 @dataclass(frozen=True)
@@ -81,13 +139,17 @@ def judge(
         ignored=load.ignored,
         duplicates=load.duplicates,
         poison=load.poison,
+        not_before=load.not_before,
+        gathered=load.gathered - free,
     )
     wrong = []
     for line in problems(strict, _without(seen.outcomes, free)):
         # a blind provider under at_most_once may end in doubt: that is counted apart
         if ": unknown (" not in line:
             wrong.append(line)
-    lost = sum(pair not in seen.outcomes.states for pair in load.pairs)
+    too_soon = seen.acked_too_soon()
+    wrong += too_soon
+    lost = sum(pair not in seen.outcomes.states for pair in load.pairs) + len(too_soon)
     two_outcomes = [
         pair for pair, states in seen.states.items() if State.SUPPRESSED in states and states & _CALLED
     ]
@@ -134,6 +196,8 @@ def _without(seen: Outcomes, free: set[str]) -> Outcomes:
         duplicates=seen.duplicates,
         dead_events=seen.dead_events,
         dead_messages=seen.dead_messages,
+        took_effect=seen.took_effect,
+        digests=seen.digests,
     )
 
 

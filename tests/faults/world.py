@@ -20,7 +20,6 @@ from pipeline.topics import client_options
 from schemas.status import Status
 from tests.faults.verdict import Evidence
 
-READY_LINE = b"console:"
 SPAWN_SECONDS = 30.0
 
 
@@ -58,14 +57,15 @@ class Worker:
         self.own_state = own_state
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self, failpoint: str = "", mutant: str = "") -> None:
-        """Starts it; it may die at once."""
+    async def start(self, failpoint: str = "", mutant: str = "", aim: str = "") -> None:
+        """Starts it; it may die at once. `aim`: where its failpoint strikes (tests/faults/aims.py)."""
         env = dict(
             os.environ,
             CARILLON_FAILPOINT=failpoint,
             CARILLON_FAILPOINT_LOG=str(self.hits),
             FAULTS_MUTANT=mutant,
             CARILLON_CORE__UNKNOWN_USER_GRACE="1",
+            FAULTS_AIM=aim,
         )
         if not failpoint:
             del env["CARILLON_FAILPOINT"]
@@ -113,6 +113,8 @@ class Feed:
     def __init__(self, settings: Settings, load: Workload, flipping: list[str], rnd: random.Random) -> None:
         self.settings, self.load, self.flipping, self.random = settings, load, flipping, rnd
         self.sent = 0
+        #: so that a user's events keep their order, whoever asks for more of them
+        self._turn = asyncio.Lock()
         self._producer: Any = None
 
     async def start(self) -> None:
@@ -127,14 +129,19 @@ class Feed:
     async def _all(self, topic: str, rows: dict[str, bytes]) -> None:
         await asyncio.gather(*[await self._producer.send(topic, v, key=k.encode()) for k, v in rows.items()])
 
+    async def publish(self, topic: str, key: bytes, value: bytes) -> None:
+        """Sends one record to a topic of one partition."""
+        await self._producer.send_and_wait(topic, value, key=key, partition=0)
+
     async def some(self, count: int) -> None:
         """Sends the next events, in five breaths."""
         for piece in range(5):
-            end = min(len(self.load.events), self.sent + count // 5 + (piece == 4) * (count % 5))
-            batch, self.sent = self.load.events[self.sent : end], end
-            await asyncio.gather(
-                *[await self._producer.send(topics.EVENTS + e.lane, e.value, key=e.key) for e in batch]
-            )
+            async with self._turn:
+                end = min(len(self.load.events), self.sent + count // 5 + (piece == 4) * (count % 5))
+                batch, self.sent = self.load.events[self.sent : end], end
+                await asyncio.gather(
+                    *[await self._producer.send(topics.EVENTS + e.lane, e.value, key=e.key) for e in batch]
+                )
             await asyncio.sleep(0.05)
 
     async def flip(self) -> None:
@@ -172,9 +179,11 @@ class Watcher:
 
     async def _watch(self) -> None:
         messages = {name + lane for name in topics.MESSAGES.values() for lane in ("", topics.EXPRESS)}
+        notifications = {topics.NOTIFICATIONS + lane for lane in ("", topics.EXPRESS)}
         dead = set(topics.DEAD_MESSAGES.values())
         consumer: Any = AIOKafkaConsumer(
-            topics.DELIVERY_STATUS, topics.DEAD_EVENTS, *messages, *dead, **client_options(self.settings),
+            topics.DELIVERY_STATUS, topics.DEAD_EVENTS, *notifications, *messages, *dead,
+            **client_options(self.settings),
             group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=50,
         )  # fmt: skip
         await consumer.start()
@@ -183,12 +192,15 @@ class Watcher:
                 for part, records in (await consumer.getmany(timeout_ms=100)).items():
                     self.last_news = time.monotonic()
                     for record in records:
+                        place = (*part, record.offset)
                         if part.topic == topics.DELIVERY_STATUS:
-                            self.seen.status(Status.from_json(record.value), record.timestamp)
+                            self.seen.status(Status.from_json(record.value), record.timestamp, place)
+                        elif part.topic in notifications:
+                            self.seen.notification(record.value, place)
                         elif part.topic == topics.DEAD_EVENTS:
                             self.seen.outcomes.dead_events[record.value] += 1
                         elif part.topic in messages:
-                            self.seen.message(record.value)
+                            self.seen.message(record.value, place)
         finally:
             await consumer.stop()
 

@@ -44,10 +44,12 @@ class NotingProvider:
     def __init__(self, answer: Outcome | None = None, *, honours_keys: bool = False) -> None:
         self.answer, self.honours_keys = answer or outcome.sent("p-1"), honours_keys
         self.calls: list[tuple[str, Message]] = []
+        #: what is answered for a target, where it is not `answer`
+        self.answers: dict[str, Outcome] = {}
 
     def send(self, message: Message, key: str) -> Outcome:
         self.calls.append((key, message))
-        return self.answer
+        return self.answers.get(message.target, self.answer)
 
 
 class Pipeline:
@@ -59,6 +61,7 @@ class Pipeline:
         self.catalogue, self.provider = catalogue, provider or NotingProvider()
         self.core, self.delivery, self.status = MemoryRows(), MemoryRows(), MemoryRows()
         self.topics: defaultdict[str, list[Send]] = defaultdict(list)
+        self.places: dict[tuple[str, int], Origin] = {}
         self.unit, self.now = 0, NOON
         self.policy = policy or Policy()
 
@@ -69,6 +72,22 @@ class Pipeline:
     def preferences(self, user_id: str, **fields: Any) -> None:
         value = orjson.dumps({"user_id": user_id, **fields})
         know.know(topics.PREFERENCES, user_id.encode(), value, self.now, self.core)
+
+    def device(self, user_id: str, token: str, platform: str = "android") -> None:
+        value = orjson.dumps({"user_id": user_id, "token": token, "platform": platform})
+        key = f"{user_id}\0{token}".encode()
+        know.know(topics.DEVICES, key, value, self.now, self.core)
+
+    def send(self, send: Send) -> list[Send]:
+        """Puts a record on its topic and follows it; returns everything that was sent on the way."""
+        return list(self._follow([send]))[1:]
+
+    def replay(self, topic: str) -> None:
+        """Reads all records of a topic again, as they stand there."""
+        for offset, send in enumerate(list(self.topics[topic])):
+            origin = self.places[topic, offset]
+            handled = self._plan if topic.startswith(topics.NOTIFICATIONS) else self._take_in
+            list(self._follow(handled(send, origin)))
 
     def event(self, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> list[Send]:
         """Takes an event in, follows it to its end, and returns everything that was sent on the way."""
@@ -157,4 +176,6 @@ class Pipeline:
 
     def _place(self, topic: str) -> Origin:
         self.now += 1
-        return Origin(topic, 0, len(self.topics[topic]), self.now)
+        origin = Origin(topic, 0, len(self.topics[topic]), self.now)
+        self.places[topic, origin.offset] = origin
+        return origin

@@ -22,10 +22,12 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.record import MemoryRecords
 
+from pipeline.app import sweeps
 from pipeline.engine import Call, Record, Unit, UnitApp
 from pipeline.engine.observer import Observer
 from pipeline.engine.outbox import key_hash
 from pipeline.engine.store import OFFSET_KEY, OWN, options
+from pipeline.settings import Retention
 
 Rows = dict[bytes, bytes]
 SESSION_SECONDS = 2.0
@@ -450,6 +452,8 @@ class Notes(Observer):
         self.abandonments: list[str] = []
         self.drains: list[float] = []
         self.rejections: list[tuple[str, str]] = []
+        self.stops: list[str] = []
+        self.swept_rows = 0
 
     def unit_done(self, topic: str, records: int, seconds: float) -> None:
         self.units.append((topic, records))
@@ -472,6 +476,12 @@ class Notes(Observer):
 
     def rejected(self, topic: str, error: str) -> None:
         self.rejections.append((topic, error))
+
+    def swept(self, rows: int) -> None:
+        self.swept_rows += rows
+
+    def gave_up(self, stage: str) -> None:
+        self.stops.append(stage)
 
 
 def new_app(ground: Ground, state_dir: Path, notes: Observer | None = None, **settings: Any) -> UnitApp:
@@ -512,6 +522,21 @@ def calling_app(
     return app
 
 
+def keep(record: Record, unit: Unit) -> None:
+    """Writes the rows that a record holds."""
+    for key, value in json.loads(record.value or b"{}").items():
+        unit.put(bytes.fromhex(key), bytes.fromhex(value))
+
+
+def keeping_app(
+    ground: Ground, state_dir: Path, role: str, *reads: str, notes: Observer | None = None
+) -> UnitApp:
+    """An app that keeps what it is told until the windows of a role are past."""
+    app = new_app(ground, state_dir, notes, sweeps=sweeps(role, Retention()))
+    app.stage("keep", *[ground.topic(name) for name in reads], decide=keep, reject=Claims().reject)
+    return app
+
+
 @contextlib.asynccontextmanager
 async def running(*apps: UnitApp, ready: bool = True) -> AsyncIterator[None]:
     """Runs apps in this process; with `ready`, they are when the body begins, else they are just starting."""
@@ -543,6 +568,8 @@ class Worker:
     retries: tuple[str, ...] = ()
     retry_after: float = 0.02
     dlq: str = ""
+    #: the role whose windows are swept; the worker then writes the rows that its records hold
+    sweeps: str = ""
     unit_seconds: float = 0.02
     session_timeout: float = SESSION_SECONDS
     failpoint: str = ""
@@ -555,7 +582,7 @@ class Worker:
         environment["CARILLON_FAILPOINT_LOG"] = str(self.state_dir / "failpoints")
         fields = (
             "reads", "outputs", "gates", "calls", "hold", "retries", "retry_after", "dlq", "unit_seconds",
-            "session_timeout",
+            "session_timeout", "sweeps",
         )  # fmt: skip
         told = {name: getattr(self, name) for name in fields}
         told |= {name: getattr(self.ground, name) for name in ("servers", "prefix", "partitions", "counts")}
@@ -628,6 +655,8 @@ async def work(told: dict[str, Any]) -> int:
         sink.retries.update(effect.encode() for effect in told["retries"])
         sink.retry_after = told["retry_after"]
         app = calling_app(ground, state_dir, sink, *told["reads"], session_timeout=told["session_timeout"])
+    elif told["sweeps"]:
+        app = keeping_app(ground, state_dir, told["sweeps"], *told["reads"])
     else:
         claims = Claims(*outputs, dlq=ground.topic(told["dlq"]))
         settings = {name: told[name] for name in ("unit_seconds", "session_timeout")}
@@ -645,6 +674,8 @@ async def work(told: dict[str, Any]) -> int:
     for end in pending:
         end.cancel()
     crashed = app.crashed
+    if crashed:
+        sys.stderr.write(f"{app.crash_reason!r}\n")
     await app.stop()
     return 3 if crashed else 0
 

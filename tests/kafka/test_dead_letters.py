@@ -73,8 +73,8 @@ class Desk:
                 await producer.send_and_wait(self.prefix + "events", value, key=b"k")
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Runner]:
-        runner = Runner(self.settings, ("core", "webhook", "status"))
+    async def running(self, *roles: str) -> AsyncIterator[Runner]:
+        runner = Runner(self.settings, roles or ("core", "webhook", "status"))
         try:
             await runner.start()
             await runner.wait_until_ready(60)

@@ -41,8 +41,8 @@ async def test_a_set_up_is_well_once_it_is_made_and_what_bends_it_is_found(
     assert prefix + CONTROL in facts.skipped[0]
 
     await topics.create(settings)
-    await state_owner.mark(settings, ["core"])
-    await state_owner.mark(settings, ["core", "email"])
+    await state_owner.claim(settings, ["core"])
+    await state_owner.claim(settings, ["core", "email"])
     assert await told(settings) == []
 
     owner = tmp_path / "core" / state_owner.FILE

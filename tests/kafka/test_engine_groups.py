@@ -20,6 +20,7 @@ from pipeline.engine.outbox import send
 from pipeline.engine.store import EPOCH_HEADER, OWN
 from tests.kafka.engine_app import (
     POISON,
+    SESSION_SECONDS,
     Claims,
     Ground,
     Notes,
@@ -227,6 +228,38 @@ async def test_a_worker_frozen_past_its_session_loses_and_spoils_nothing(kafka: 
     sent = outputs_by_id(await ground.read("out"))
     assert set(sent) == {id_ for _, id_ in messages(0, 5_000)}
     assert {len(set(outputs)) for outputs in sent.values()} == {1}
+
+
+async def test_a_loop_that_was_blocked_past_the_session_loses_and_repeats_nothing(
+    kafka: str, tmp_path: Path
+) -> None:
+    """Its heart beats in a thread of its own: it keeps what it has, and a rebalance waits for it."""
+    ground = Ground(kafka, partitions=2)
+    await ground.create("in", "out")
+    claims, notes = Claims(ground.topic("out")), Notes()
+    blocked: list[float] = []
+
+    def decide(record: Any, unit: Unit) -> None:
+        if record.value == b"blocks" and not blocked:
+            blocked.append(time.monotonic())
+            time.sleep(3 * SESSION_SECONDS)
+        claims.decide(record, unit)
+
+    blocking = new_app(ground, tmp_path / "blocking", notes)
+    blocking.stage("claims", ground.topic("in"), decide=decide, reject=claims.reject)
+    other = Worker(ground, tmp_path / "other", ("in",))
+    async with running(blocking), other:  # who takes longer to start than the first to come to what blocks it
+        await ground.send("in", [*messages(0, 500), (b"u", b"blocks"), *messages(500, 1_000)])
+        await eventually(lambda: blocked, "a loop that is blocked")
+        await ground.send("in", messages(1_000, 2_000))
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+        assert time.monotonic() - blocked[0] >= 3 * SESSION_SECONDS
+        await eventually(lambda: len(owned(blocking)[0]) == 1, "the other one is there")
+        await other.stop()
+    sent = outputs_by_id(await ground.read("out"))
+    assert set(sent) == {id_ for _, id_ in messages(0, 2_000)} | {b"blocks"}
+    assert {len(outputs) for outputs in sent.values()} == {1}
+    assert not notes.abandonments
 
 
 async def test_rows_of_a_zombie_are_found_out_left_out_and_written_over(kafka: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the engine promises of restores: the store is the fold of the changelog, whatever came in between."""
 
 import asyncio
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.kafka.engine_app import (
     claims_of,
     eventually,
     fold,
+    outputs_by_id,
     rows_of,
     running,
 )
@@ -229,3 +231,29 @@ async def test_a_full_disk_stops_the_role_without_an_ack_and_it_resumes(
         await becomes(lambda: ground.caught_up("in"), "all committed")
     assert {r.value.split()[0] for r in await ground.read("out")} == {id_ for _, id_ in records}
     assert await ground.read("dlq") == []
+
+
+async def test_a_database_that_cannot_grow_ends_the_process_without_an_ack_and_costs_no_row(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = Ground(kafka)
+    await ground.create("in", "out")
+    records = [(b"u%d" % (n % 97), b"m%d" % n) for n in range(10_000)]
+    async with Worker(ground, tmp_path, ("in",)) as worker:
+        await worker.is_ready()
+        assert worker.process is not None
+        _, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (200_000, hard))
+        await ground.send("in", records)
+        assert await asyncio.wait_for(worker.process.wait(), 30) == 3
+    assert "StoreBroken" in (tmp_path / "log").read_text()
+    done = (await ground.committed("in")).get(("in", 0), 0)
+    assert done < len(records)
+    assert {id_ for _, id_ in records[:done]} <= outputs_by_id(await ground.read("out")).keys()
+    app = claiming_app(ground, tmp_path, Claims(ground.topic("out")), "in")
+    async with running(app):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+        assert stored(app) == await folded(ground)
+    sent = outputs_by_id(await ground.read("out"))
+    assert sent.keys() == {id_ for _, id_ in records}
+    assert {len(set(outputs)) for outputs in sent.values()} == {1}, "what came again was the same"

@@ -21,6 +21,7 @@ from pipeline.run import Runner
 from pipeline.settings import Settings, given
 from pipeline.topics import client_options
 from pipeline.web import operations, server
+from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
@@ -75,7 +76,8 @@ class World:
             tasks = Tasks.of(runner.running, self.settings)
             app = server.create(
                 StoreDesk(lambda: runner.apps.get("status"), self.settings.state_dir), Tables(runner.held),
-                tasks, operations=operations.OnKafka(self.settings, runner.catalogue), token=TOKEN,
+                tasks, Repairs.of(self.settings),
+                operations=operations.OnKafka(self.settings, runner.catalogue), token=TOKEN,
                 version="test", readiness=runner.readiness, metrics=runner.metrics,
             )  # fmt: skip
             serving, port = await server.serve(app, "127.0.0.1", 0)

@@ -233,7 +233,9 @@ goes before its plain one. Dead-letter topics hold the original bytes; the heade
 `source-topic`, `source-partition`, `source-offset`, `failed-at` and `attempts` say what befell them, and
 `original-…` what headers they came with. `carillon dlq redrive` puts them back where they came from, with the
 headers `redrive` (the letter's place), `source-topic`, `source-partition`, `source-offset` and `source-time`,
-by which a record without a key of its own is still the same one.
+by which a record without a key of its own is still the same one. A narrowed `carillon replay` copies what it
+chose with the same headers, `replay` (the request) in place of `redrive`; copies of events also have
+`replay-only` (the notifications that they are for), and with `--resend` `replay-generation`.
 
 `carillon topics --schemas` prints the JSON Schema of what travels.
 """

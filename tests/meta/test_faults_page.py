@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from tests.faults.crowd import ACTIONS
+from tests.faults.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faults.md").read_text()
@@ -25,3 +26,10 @@ def test_every_step_of_the_loop_that_it_names_is_there() -> None:
     }
     assert named
     assert named <= set(ACTIONS)
+
+
+def test_every_mutant_is_there_with_the_loop_that_catches_it() -> None:
+    named = dict(re.findall(r"^\| `(\w+)`( \(`--workers 2`\))? \|", PAGE, re.MULTILINE))
+    assert {name: bool(several) for name, several in named.items()} == {
+        name: mutant.of_several for name, mutant in MUTANTS.items()
+    }

@@ -32,8 +32,12 @@ class Desk:
     def know(self, topic: str, at: int = NOON, **fields: Any) -> None:
         know(topic, b"u-1", orjson.dumps({"user_id": "u-1"} | fields), at, self.rows)
 
-    def plan(self, origin: Origin = ORIGIN, number: int = 5, mark: int = 4, **fields: Any) -> Sequence[Send]:
-        return plan(a_notification(**fields), origin, Work(self.rows, number, mark, self.catalogue))
+    def plan(
+        self, origin: Origin = ORIGIN, number: int = 5, mark: int = 4, oldest: int = 0, **fields: Any
+    ) -> Sequence[Send]:
+        return plan(
+            a_notification(**fields), origin, Work(self.rows, number, mark, self.catalogue, oldest=oldest)
+        )
 
     def change_everything(self) -> None:
         """Another address, an opt-out, a cap, other words, another day's other rules."""
@@ -216,3 +220,64 @@ def test_a_claim_comes_back_as_it_was_put() -> None:
     assert claims.find(rows, claims.key(ID, "plan")) == claim
     assert claims.find(rows, claims.key(ID, "digest")) is None
     assert len(next(iter(rows))) == 2 + 16 + 4
+
+
+# -- what is past
+
+
+def test_a_claim_is_forgotten_when_its_record_is_past_and_not_before() -> None:
+    desk = Desk()
+    desk.plan()
+    desk.plan(an_origin(offset=2, at=ORIGIN.at + 9), step="resume:1")
+    left = MemoryRows(desk.rows)
+    for key, value in desk.rows.scan(claims.PREFIX):
+        claims.forget(left, key, value, ORIGIN.at)
+    assert left == desk.rows
+    for key, value in desk.rows.scan(claims.PREFIX):
+        claims.forget(left, key, value, ORIGIN.at + 1)
+    assert [claims.find(left, key) for key, _ in left.scan(claims.PREFIX)] == [
+        claims.find(desk.rows, claims.key(ID, "resume:1"))
+    ]
+
+
+def test_a_day_s_count_is_forgotten_once_the_day_is_past() -> None:
+    rows, (today, end) = MemoryRows(), (caps.key("u|000001", NOON), (NOON // caps.DAY + 1) * caps.DAY)
+    caps.raise_by_one(rows, today, 0)
+    caps.forget(rows, today, b"1", end - 1)
+    assert caps.count(rows, today) == 1
+    caps.forget(rows, today, b"1", end)
+    assert rows == {}
+
+
+def test_what_is_older_than_the_claims_and_has_none_is_not_sent() -> None:
+    desk = Desk()
+    first = desk.plan(oldest=NOON + 1)
+    assert states(first) == ["too_old"] * 3
+    assert {orjson.loads(s.value or b"")["reason"] for s in first} == {"too_old"}
+    assert {send.topic for send in first} == {topics.DELIVERY_STATUS}
+    assert desk.plan(oldest=NOON + 1, number=6, mark=4) == first, "above the mark it is said again"
+    assert desk.plan(number=6, mark=4) == first, "whatever is old meanwhile: it is claimed"
+    assert desk.plan(oldest=NOON + 1, number=6, mark=5) == ()
+    assert not list(desk.rows.scan(caps.PREFIX)), "it counts for nothing"
+
+
+def test_what_is_too_old_needs_no_template() -> None:
+    desk = Desk(Catalogue())
+    assert states(desk.plan(oldest=NOON + 1)) == ["too_old"] * 3
+
+
+@pytest.mark.parametrize("oldest", [NOON, NOON - 1, 0, -NOON])
+def test_what_is_not_older_than_the_claims_is_sent(oldest: int) -> None:
+    assert states(Desk().plan(oldest=oldest)) == ["queued"] * 3
+
+
+def test_what_was_claimed_is_as_it_was_however_old_it_is() -> None:
+    desk = Desk()
+    first = desk.plan()
+    assert desk.plan(number=6, mark=4, oldest=NOON + 1) == first
+    assert desk.plan(number=6, mark=5, oldest=NOON + 1) == ()
+
+
+def test_a_later_step_is_as_old_as_its_own_record() -> None:
+    assert states(Desk().plan(an_origin(at=NOON + 9), step="resume:1", oldest=NOON + 9)) == ["queued"] * 3
+    assert states(Desk().plan(an_origin(at=NOON + 8), step="resume:1", oldest=NOON + 9)) == ["too_old"] * 3

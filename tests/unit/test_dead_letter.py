@@ -1,5 +1,6 @@
 """A dead letter says why, where from, when and how often, in bytes that any tool can show."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +59,13 @@ def test_what_was_raised_is_named() -> None:
     headers = dict(letter.headers or [])
     assert headers["reason"] == b"raised"
     assert headers["error"] == rb"KeyError: 'oh\nno'"
+
+
+def test_an_error_of_pythons_own_with_a_reason_in_its_own_words_was_raised() -> None:
+    with pytest.raises(UnicodeDecodeError) as found:
+        b"\xff".decode()
+    headers = dict(dead(b"\xff", b"k", found.value, ORIGIN, "dlq-events").headers or [])
+    assert headers["reason"] == b"raised"
 
 
 def test_a_redelivery_writes_the_same_letter() -> None:

@@ -360,3 +360,59 @@ def test_every_channel_has_a_letterbox(channel: Channel) -> None:
     parcel = Parcel(a_message(channel=channel), b"value", ORIGIN)
     letter = deliver.dead(parcel, "refused", "no", NOW, 1)
     assert (letter.topic, letter.key, letter.value) == (f"dlq-{channel}", b"u-1", b"value")
+
+
+# -- what is past
+
+
+def effect_of(worker: Worker) -> list[bytes]:
+    return sorted(key[:2] + key.rpartition(b"|")[2] for key in worker.rows)
+
+
+def swept(worker: Worker, oldest: int) -> MemoryRows:
+    left = MemoryRows(worker.rows)
+    for key, value in worker.rows.scan(effects.ATTEMPTS):
+        effects.forget(left, key, value, oldest)
+    return left
+
+
+def test_an_effect_is_forgotten_whole_and_not_before_its_last_row_is_past() -> None:
+    worker = Worker()
+    for n in range(3):
+        attempt, _ = worker.admit(NOW + 10 * n)
+        worker.settle(attempt, outcome.deferred("busy"), NOW + 10 * n + 1)
+    effects.put_reopening(worker.rows, worker.parcel.effect, effects.Reopening(1, "letter", 3, "place"))
+    attempt, _ = worker.admit(NOW + 50)
+    assert effect_of(worker) == [b"a|1", b"a|2", b"a|3", b"a|4", b"o|1", b"r|1", b"r|2", b"r|3"]
+    assert swept(worker, NOW + 50) == worker.rows, "the last attempt is not past"
+    assert swept(worker, NOW + 51) == {}
+    worker.settle(attempt, outcome.sent("p"), NOW + 70)
+    assert swept(worker, NOW + 70) == worker.rows, "its result is not past"
+    assert swept(worker, NOW + 71) == {}
+
+
+def test_effects_whose_names_begin_alike_are_forgotten_each_for_itself() -> None:
+    old, new = Worker(target_id="t"), Worker(target_id="t|1")
+    new.rows = old.rows
+    old.settle(old.admit()[0], outcome.sent("p"))
+    new.settle(new.admit(NOW + 9)[0], outcome.sent("p"), NOW + 9)
+    left = swept(old, NOW + 5)
+    assert effects.last_attempt(left, old.parcel.effect) is None
+    assert effects.last_attempt(left, new.parcel.effect) is not None
+    assert len(left) == 2
+
+
+def test_a_message_older_than_the_ledger_that_is_not_in_it_is_not_called() -> None:
+    worker = Worker()
+    for _ in range(2):
+        admitted = admit(worker.parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at + 1)
+        assert admitted.attempt is None
+        assert told(admitted.sends) == [("too_old", "too_old", None)]
+    assert not worker.rows
+    assert admit(worker.parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at).attempt
+
+
+def test_a_letter_of_a_message_that_is_forgotten_can_be_redriven() -> None:
+    worker = Worker()
+    parcel = worker.parcel._replace(redrive="dlq-sms-0-1")
+    assert admit(parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at + 1).attempt

@@ -100,6 +100,9 @@ STORIES: dict[str, tuple[list[Status], dict[str, str]]] = {
         {"email:t-1": "sent"},
     ),
     "broken": ([status(State.FAILED, 0, None)], {":": "failed"}),
+    "called too late": (
+        [status(State.QUEUED), status(State.TOO_OLD, 9)], {"email:t-1": "too_old"},
+    ),
     "ignored": ([status(State.IGNORED, 0, None)], {":": "ignored"}),
 }  # fmt: skip
 
@@ -267,3 +270,68 @@ def test_what_is_no_status_or_contents_is_refused_with_its_field(value: bytes | 
     with pytest.raises(Unreadable, match=": "):
         remember_contents(value, rows)
     assert rows == {}
+
+
+# -- what was forgotten by those who decide
+
+
+def test_what_is_known_is_not_overruled_by_who_has_forgotten_it() -> None:
+    rows = MemoryRows()
+    for report in STORIES["sent at once"][0]:
+        tell(rows, report, NOON + 100)
+    assert tell(rows, status(State.TOO_OLD, 20, target_id=None), NOON + 200)
+    assert pairs(rows) == {"email:t-1": "delivered"}
+    assert shown(rows)["timeline"][-1][3] == "too_old"
+    assert counted(rows) == recounted(rows)
+
+
+def test_what_is_too_old_and_was_never_told_of_is_too_old() -> None:
+    rows = MemoryRows()
+    tell(rows, status(State.TOO_OLD, 20, target_id=None), NOON + 200)
+    assert pairs(rows) == {"email:": "too_old"}
+
+
+# -- what is past
+
+
+def forgotten(rows: MemoryRows, oldest: int) -> MemoryRows:
+    """What is left after a sweep of all rows."""
+    left = MemoryRows(rows)
+    for prefix, forget in ((history.BY_USER, history.forget), (history.MINUTES, history.forget_minute)):
+        for key, value in list(rows.scan(prefix)):
+            forget(left, key, value, oldest)
+    return left
+
+
+def by_prefix(rows: MemoryRows) -> Counter[bytes]:
+    return Counter(key[:2] for key in rows)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_goes_whole_and_not_before_its_last_word_is_past(name: str) -> None:
+    rows, (story, _) = MemoryRows(), STORIES[name]
+    tell(rows, status(State.SENT, 500_000, notification_id=OTHER_ID, event_at=NOON + 500_000), NOON + 500_000)
+    other = dict(rows)
+    for report in story:
+        tell(rows, report, NOON)
+    keep_what = Contents(
+        notification_id=ID, user_id="u-1", channels={Channel.EMAIL: ChannelContent(text="x")}
+    )
+    history.keep_contents(rows, keep_what)
+    latest = NOON + max(at for at in range(100) if any(report.at == rfc3339(NOON + at) for report in story))
+    assert by_prefix(forgotten(rows, latest)) == by_prefix(rows), "its last word is not past"
+    left = forgotten(rows, latest + 1)
+    assert history.find(left, ID) is None
+    assert not [key for key in left if key[-16:].hex() == ID.replace("-", "")]
+    assert history.find(left, OTHER_ID) is not None
+    assert counted(left) == recounted(left) == {("email", "sent"): 1}
+    kept = (history.BY_USER, history.BY_EVENT, history.NOTIFICATIONS)
+    assert {k for k in left if k.startswith(kept)} == {k for k in other if k.startswith(kept)}
+
+
+def test_a_minute_is_forgotten_once_it_is_past_whole() -> None:
+    rows = MemoryRows()
+    tell(rows, status(State.SENT), NOON)
+    (minute,) = {int(key[2:12]) for key, _ in rows.scan(history.MINUTES)}
+    assert history.minutes(forgotten(rows, (minute + 1) * 60_000 - 1), 0) == history.minutes(rows, 0) != {}
+    assert history.minutes(forgotten(rows, (minute + 1) * 60_000), 0) == {}

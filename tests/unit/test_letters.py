@@ -36,6 +36,12 @@ def test_a_letter_tells_where_it_is_and_where_it_came_from() -> None:
     }  # fmt: skip
 
 
+def test_a_place_that_gives_orders_to_a_terminal_is_told_without_them() -> None:
+    letter = a_letter(b"x")
+    evil = [(n, b"\x1b[2J" if n == "source-topic" else v) for n, v in letter.headers]
+    assert summary(letter._replace(headers=evil))["source"] == "\N{REPLACEMENT CHARACTER}[2J-3-42"
+
+
 @pytest.mark.parametrize(
     ("value", "headers", "found"),
     [

@@ -195,7 +195,7 @@ def test_core_gives_a_letter_the_headers_of_its_record(roles: Roles) -> None:
 def test_a_redriven_message_joins_no_copy_that_is_under_way(roles: Roles) -> None:
     """A copy that joins ends with the first, undecided; another redrive of the same letter may."""
     stage = Delivery(
-        Channel.SMS, cast(Provider, SimpleNamespace(parallel=1)), roles.wiring, roles.metrics, 1, 1.0
+        Channel.SMS, cast(Provider, SimpleNamespace(parallel=1)), roles.wiring, roles.metrics, 1, 1.0, 1
     )
     value = a_message().to_json()
     effects_of = [

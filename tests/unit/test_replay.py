@@ -1,6 +1,7 @@
 """Replay: what is asked for becomes places; what would come of them is foreseen as the stages decide it."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from agents.replay import NEW, NOTHING, Prospect, foresee, foresee_call
 from pipeline.app import Roles
 from pipeline.control import ControlReader
 from pipeline.engine.rewinds import NEVER, Rewind, Rewinds
-from pipeline.foresight import Calls, Claims, Forecast, Range
+from pipeline.foresight import Calls, Claims, Forecast, Range, note
 from pipeline.metrics import Metrics
 from pipeline.replay import GATES, READS, Asked, Misused, Plan, Span, moment, of_group, of_partition
 from pipeline.settings import Settings
@@ -199,6 +200,36 @@ def test_what_is_looked_up_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (set(seen.wanted), seen.too_many) == ({b"a", b"b"}, 2)
 
 
+def test_what_is_too_old_is_noted_by_the_time_that_counts() -> None:
+    def noted(notification: Any, timestamp: int, headers: Any = ()) -> set[bytes]:
+        seen = Range()
+        record = SimpleNamespace(
+            topic="p.notifications", value=notification.to_json(), timestamp=timestamp, headers=headers
+        )
+        note(record, "p.", Catalogue(), seen, NOON + 5)
+        assert seen.wanted
+        return seen.old
+
+    planned, resumed = a_notification(event_at=NOON), a_notification(event_at=NOON, step="resume:1")
+    assert noted(planned, NOON + 9) == {claims.key(planned.id, "plan")}
+    assert noted(a_notification(event_at=NOON + 5), NOON + 9) == set()
+    assert noted(resumed, NOON + 9) == set()
+    assert noted(resumed, NOON + 4) == {claims.key(planned.id, "resume:1")}
+
+
+def test_an_effect_that_was_forgotten_is_foreseen_as_if_it_had_never_been() -> None:
+    calls, rows = Calls(), MemoryRows()
+    name = effects.effect(a_notification().id, "plan", "t|1")
+    effects.put_attempt(rows, name, Attempt(1, "k", "h", "box", NOON))
+    effects.put_result(rows, name, Result(1, "sent", NOON, "box"))
+    for row, value in rows.items():
+        calls.take(row, value, {name: "word"})
+    assert calls.foresee(name) == NOTHING
+    for row in rows:
+        calls.take(row, None, {name: "word"})
+    assert calls.foresee(name) == NEW
+
+
 # -- what is told
 
 
@@ -226,13 +257,15 @@ def test_a_group_is_where_its_partition_begins_if_what_it_committed_is_gone() ->
 def test_a_forecast_tells_what_would_be_sent_and_why() -> None:
     seen = Range()
     seen.ignored, seen.unreadable, seen.too_many = 1, 2, 3
-    counted = Counter({Prospect.NOTHING: 40, Prospect.AFRESH: 6, Prospect.NEW: 5, Prospect.DOUBTFUL: 4})
+    counted = Counter(
+        {Prospect.NOTHING: 40, Prospect.AFRESH: 6, Prospect.NEW: 5, Prospect.DOUBTFUL: 4, Prospect.TOO_OLD: 7}
+    )
     reasons, fresh = Counter({"template_failed: x": 6}), Counter({"ordered": 5})
     lines = Forecast(a_plan("core"), seen, counted, reasons, fresh).text.splitlines()
     assert "nothing was asked of it" in lines[0]
     for told in ("40 decided already: nothing", "6 failed, and would be decided afresh", "6 template_failed",
-                 "5 never decided", "5 ordered", "4 in doubt", "1 events that no workflow wants",
-                 "2 unreadable", "3 more than"):  # fmt: skip
+                 "5 never decided", "5 ordered", "4 in doubt", "7 too old to tell: nothing",
+                 "1 events that no workflow wants", "2 unreadable", "3 more than"):  # fmt: skip
         assert sum(told in line for line in lines) == 1, told
     nothing = Forecast(a_plan("status"), Range(), Counter(), Counter(), Counter())
     assert "It sends nothing" in nothing.text

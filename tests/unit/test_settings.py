@@ -131,6 +131,8 @@ def example(setting: pages.Setting, tmp_path: Path) -> str:
     words = pages.type_of(setting)
     if "`" in words:
         return words.split("`")[-2] if setting.path[-1] != "kind" else "smtp"
+    if setting.path[0] == "retention":  # in an order among themselves
+        return str(setting.field.default + 0.5)
     if setting.path[-1].endswith("_file"):
         (tmp_path / "secret").write_text(SECRET + "\n")
         return str(tmp_path / "secret")
@@ -343,3 +345,28 @@ def test_every_secret_may_come_from_a_file() -> None:
     assert SECRETS
     for setting in SECRETS:
         assert (*setting.path[:-1], f"{setting.path[-1]}_file") in paths
+
+
+# -- how long things are kept
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("sources = 8.5", "sources: must not be more than claims"),
+        ("claims = 9", "claims: must be less than attempts"),
+        ("attempts = 8", "claims: must be less than attempts"),
+        ("statuses = 31", "statuses: must not be more than history"),
+        ("history = 13.5", "statuses: must not be more than history"),
+        ("claims = 0", "claims: "),
+    ],
+)
+def test_windows_that_let_something_outlive_what_is_remembered_of_it_are_refused(
+    toml: str, told: str
+) -> None:
+    assert refused(f"[retention]\n{toml}").startswith("retention")
+    assert told in refused(f"[retention]\n{toml}")
+
+
+def test_sources_may_be_kept_as_long_as_claims() -> None:
+    assert loaded("[retention]\nsources = 8").retention.sources == 8

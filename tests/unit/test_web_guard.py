@@ -9,13 +9,15 @@ from pipeline.metrics import Metrics
 from pipeline.web import guard, server
 from pipeline.web.session import LASTS_SECONDS, Sessions
 from tests.browser.desk import TOKEN, Office
+from tests.browser.repairs import repairs
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 PRIVATE = (
     "/console", "/console/users/ada", "/console/users", "/console/events", "/console/search",
     "/console/outbox", "/console/outbox/html", "/console/notifications/x",
     "/console/notifications/x/html/email", "/console/sign-out", "/console/nowhere", "/api/v1/overview",
-    "/api/v1/notifications", "/api/v1/notifications/x", "/nowhere",
+    "/api/v1/notifications", "/api/v1/notifications/x", "/nowhere", "/api/v1/dlq", "/api/v1/dlq/dlq-sms-0-1",
+    "/console/dlq", "/console/dlq/dlq-sms-0-1", "/console/replay",
 )  # fmt: skip
 
 
@@ -212,6 +214,7 @@ async def test_a_token_may_be_any_text(office: Office) -> None:
         office.desk,
         office.tables,
         office.tasks,
+        repairs(office.shelf, office.groups, office.clock),
         operations=office.outside,
         token=token,
         version="0",

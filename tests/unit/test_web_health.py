@@ -59,6 +59,7 @@ async def test_every_metric_is_listed_with_what_it_means_before_anything_happene
     listed = {family.name: family.documentation for family in text_string_to_metric_families(text)}
     ours = {name for name in documented(office.metrics) if name.startswith("carillon_")}
     assert ours == {
+        "carillon_swept_rows", "carillon_stage_stops",
         "carillon_units", "carillon_records", "carillon_unit_seconds", "carillon_commits",
         "carillon_committed_partitions", "carillon_abandonments", "carillon_zombie_rows",
         "carillon_restored_partitions", "carillon_revoked_partitions", "carillon_drain_seconds",

@@ -1,0 +1,305 @@
+"""Dead letters and replays for programs: `/api/v1/dlq`, `/api/v1/replay`."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, field_validator
+
+from agents.letters import DEAD, whole
+from pipeline.dead_letters import DeadLetterError
+from pipeline.replay import READS, Misused
+from pipeline.web import letters as of_letters
+from pipeline.web.letters import MOST_NAMED, MOST_REDRIVEN, BadCursor, Filter, Redriven, listed
+from pipeline.web.problem import Wrong, described
+from pipeline.web.repairs import Repairs
+from pipeline.web.replays import blamed
+from schemas.event import milliseconds
+
+MOST = 500
+CURSOR = 12 << 10
+NAME = 300
+
+
+class Event(BaseModel):
+    """The upstream event that a letter is, as far as it can be read; addresses in it are masked."""
+
+    source: str
+    id: str
+
+
+class DeadLetter(BaseModel):
+    """A dead letter, without its bytes and without addresses. `letter` is its name.
+
+    `at` is when it came to its topic, `failed_at` the time of the record that failed, `source` its place.
+    """
+
+    letter: str
+    topic: str
+    partition: int
+    offset: int
+    at: str
+    failed_at: str
+    reason: str
+    error: str
+    attempts: str
+    source: str | None
+    notification_id: str | None
+    event: Event | None
+
+
+class DeadLetters(BaseModel):
+    """Dead letters, the newest first. `next_cursor` asks for those behind; null: there are none.
+
+    A page may hold fewer letters than its limit, or none, and still have a cursor: what it reads is bounded.
+    `held` says how many there are on each topic that holds any, whatever was asked for.
+    """
+
+    letters: list[DeadLetter]
+    next_cursor: str | None
+    held: dict[str, int]
+
+
+class WholeLetter(DeadLetter):
+    """A dead letter with its headers and its bytes, addresses and all."""
+
+    headers: list[tuple[str, str]]
+    key: str | None
+    value: str | None
+    value_base64: str | None
+
+
+class Asked(BaseModel):
+    """The body of a request; fields that are not known are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RedriveRequest(Asked):
+    """Letters by their names, or those of a topic, a reason or both (`since` and `until` narrow these).
+
+    After `limit` letters, or some 20 s, it stops: `next_cursor` of the answer, given back with the same
+    fields, goes on.
+    """
+
+    letters: list[Annotated[str, Field(max_length=NAME)]] | None = Field(
+        None, min_length=1, max_length=MOST_NAMED
+    )
+    topic: str | None = Field(None, max_length=NAME)
+    reason: str | None = Field(None, min_length=1, max_length=NAME)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    limit: int = Field(MOST_REDRIVEN, ge=1, le=MOST_REDRIVEN)
+    cursor: str | None = Field(None, max_length=CURSOR)
+    dry_run: StrictBool = False
+
+
+class NotRedriven(BaseModel):
+    """A letter that stays where it is."""
+
+    letter: str
+    why: str
+
+
+class RedriveAnswer(BaseModel):
+    """How many letters went back (or would). `failures` counts the others, `failed` names the first."""
+
+    dry_run: bool
+    redriven: int
+    failures: int
+    failed: list[NotRedriven]
+    next_cursor: str | None
+
+
+class ReplayRequest(Asked):
+    """A group, or one partition of a topic, that is to begin anew: a dry run, unless `dry_run` is false.
+
+    `to`: earliest, latest, a time (RFC 3339), or an offset of the partition.
+    """
+
+    group: str | None = Field(None, json_schema_extra={"enum": [*READS, None]})
+    topic: str | None = Field(None, max_length=NAME)
+    partition: int | None = Field(None, ge=0, le=1_000_000)
+    to: str = Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")
+    dry_run: StrictBool = True
+
+    @field_validator("group")
+    @classmethod
+    def _is_ours(cls, group: str | None) -> str | None:
+        if group is not None and group not in READS:
+            raise ValueError(f"no such group; there are {', '.join(READS)}")
+        return group
+
+
+class Place(BaseModel):
+    """Where a partition would begin: at `to` of `end`. `committed` is null where the group has not begun."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    to: int
+    end: int
+
+
+class Replayed(BaseModel):
+    """A replay: offsets that would be read `again`, and those that would be passed over (`left_out`)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    group: str
+    again: int
+    left_out: int
+    partitions: list[Place]
+
+
+class ReplayForeseen(Replayed):
+    """What would come of it. Nothing was asked of the group.
+
+    Of the notifications or messages that were looked at: *nothing* would be sent for those that were decided
+    or called already; those that failed are tried *afresh*, *new* ones are those that were never decided, and
+    *doubtful* a call that nobody saw end. `too_many` were only counted.
+    """
+
+    dry_run: Literal[True]
+    looked_at: int
+    nothing: int
+    afresh: int
+    new: int
+    doubtful: int
+    afresh_because: dict[str, int]
+    new_of: dict[str, int]
+    ignored: int
+    unreadable: int
+    too_many: int
+
+
+class ReplayAsked(Replayed):
+    """The group is asked: its members drain, go to these places and work on."""
+
+    dry_run: Literal[False]
+    request_id: str
+
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    401: described("Not signed in"),
+    422: described("A field cannot be used; `errors` names it"),
+    503: described("No broker answers, or it takes too long; `detail` says which"),
+}
+
+
+def router(repairs: Repairs) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/api/v1", responses=_ANSWERS)
+    _add_letters(routes, repairs.letters)
+    _add_replay(routes, repairs)
+    return routes
+
+
+def _add_letters(routes: APIRouter, letters: of_letters.Letters) -> None:
+    @routes.get("/dlq")
+    async def dead_letters(
+        topic: Annotated[str | None, Query(max_length=NAME, description="such as dlq-email")] = None,
+        reason: Annotated[str | None, Query(min_length=1, max_length=NAME)] = None,
+        since: Annotated[AwareDatetime | None, Query(description="came at this time or later")] = None,
+        until: Annotated[AwareDatetime | None, Query(description="came before this time")] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+        cursor: Annotated[
+            str | None, Query(max_length=CURSOR, description="`next_cursor` of the page before")
+        ] = None,
+    ) -> DeadLetters:
+        """Dead letters, the newest first, without their bytes and without addresses."""
+        wanted = Filter(topic, reason, _ms(since), _ms(until))
+        try:
+            page = await letters.page(wanted, limit, cursor)
+        except KeyError:
+            raise _no_topic(topic) from None
+        except BadCursor as error:
+            raise Wrong(422, str(error), "cursor") from None
+        return DeadLetters(
+            letters=[DeadLetter.model_validate(one) for one in page.letters], next_cursor=page.cursor,
+            held=dict(page.held),
+        )  # fmt: skip
+
+    @routes.get("/dlq/{letter}", responses={404: described("There is no such letter")})
+    async def dead_letter(letter: str) -> WholeLetter:
+        """One letter with its headers and the original bytes, addresses and all."""
+        try:
+            found = await letters.letter(letter)
+        except KeyError:
+            raise Wrong(404, "that is no name of a letter: they are like dlq-email-0-17") from None
+        except DeadLetterError as error:
+            raise Wrong(404, str(error)) from None
+        return WholeLetter.model_validate({**listed(found), **whole(found)})
+
+    @routes.post("/dlq/redrive")
+    async def redrive(asked: RedriveRequest) -> RedriveAnswer:
+        """Puts letters back on the topics that they came from. What was sent is not sent again."""
+        if asked.letters is not None:
+            given = asked.model_fields_set & {"topic", "reason", "since", "until", "limit", "cursor"}
+            if given:
+                raise Wrong(422, "letters stands alone, or with dry_run", *sorted(given))
+            return _answer(await _named(letters, asked.letters, dry_run=asked.dry_run))
+        if asked.topic is None and asked.reason is None:
+            raise Wrong(422, "say which: letters, or a topic, a reason or both", "letters", "topic", "reason")
+        wanted = Filter(asked.topic, asked.reason, _ms(asked.since), _ms(asked.until))
+        try:
+            found = await letters.redrive(
+                wanted, dry_run=asked.dry_run, limit=asked.limit, cursor=asked.cursor
+            )
+        except KeyError:
+            raise _no_topic(asked.topic) from None
+        except BadCursor as error:
+            raise Wrong(422, str(error), "cursor") from None
+        return _answer(found)
+
+
+async def _named(letters: of_letters.Letters, names: list[str], *, dry_run: bool) -> Redriven:
+    try:
+        return await letters.redrive_named(names, dry_run=dry_run)
+    except KeyError as error:
+        fields = [f"letters.{n}" for n, name in enumerate(names) if name == error.args[0]]
+        raise Wrong(422, "no name of a letter: they are like dlq-email-0-17", *fields) from None
+
+
+def _add_replay(routes: APIRouter, repairs: Repairs) -> None:
+    replays = repairs.replays
+
+    @routes.post(
+        "/replay",
+        responses={202: {"model": ReplayAsked, "description": "The group is asked to begin there"}},
+    )
+    async def replay(asked: ReplayRequest, response: Response) -> ReplayForeseen | ReplayAsked:
+        """Lets a group begin anew at another place. What was sent stays sent. A dry run by default."""
+        if (asked.group is None) == (asked.topic is None):
+            raise Wrong(422, "give group, or topic and partition", "group", "topic")
+        if (asked.topic is None) != (asked.partition is None):
+            raise Wrong(422, "topic and partition go together", "topic", "partition")
+        try:
+            if asked.group is not None:
+                wanted = replays.of_group(asked.group, asked.to)
+            else:
+                wanted = replays.of_partition(asked.topic or "", asked.partition or 0, asked.to)
+            plan = await replays.resolve(wanted)
+        except Misused as error:
+            field, detail = blamed(error)
+            raise Wrong(422, detail, field) from None
+        if asked.dry_run:
+            return ReplayForeseen.model_validate((await replays.foresee(plan)).figures)
+        found = await replays.ask(plan)
+        response.status_code = 202
+        return ReplayAsked.model_validate({"dry_run": False, **found.figures})
+
+
+def _ms(moment: AwareDatetime | None) -> int | None:
+    at = milliseconds(moment)
+    return None if at is None else max(0, at)
+
+
+def _no_topic(topic: str | None) -> Wrong:
+    return Wrong(422, f"{topic}: no topic of dead letters; there are {', '.join(DEAD)}", "topic")
+
+
+def _answer(found: Redriven) -> RedriveAnswer:
+    return RedriveAnswer(
+        dry_run=found.dry_run, redriven=found.redriven, failures=found.failures, next_cursor=found.cursor,
+        failed=[NotRedriven(letter=one.letter, why=one.why or "") for one in found.failed],
+    )  # fmt: skip

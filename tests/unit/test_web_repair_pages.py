@@ -1,0 +1,363 @@
+"""Dead letters and replays for people: what the pages say, and whose forms they take."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.replay import READS
+from pipeline.web import replays
+from pipeline.web.session import SEAL_SECONDS, Sessions
+from schemas.ids import notification_id
+from tests.browser.desk import NOON, SOURCE, TOKEN, XSS, Office
+from tests.unit.test_web_pages import Tags, is_harmless, look
+
+FORMS = ("/console/dlq/redrive", "/console/replay", "/console/replay/ask")
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+@pytest.fixture
+async def browser(office: Office) -> AsyncIterator[httpx.AsyncClient]:
+    """One that is signed in by a session."""
+    transport = httpx.ASGITransport(office.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+        await client.get("/console/tables", params={"token": TOKEN})
+        yield client
+
+
+def hidden(page: str, action: str) -> dict[str, str]:
+    """The hidden fields of a form."""
+    (form,) = re.findall(rf'<form[^>]*action="{action}".*?</form>', page, re.DOTALL)
+    return {
+        attributes["name"]: attributes["value"]
+        for tag, attributes in Tags(form).elements
+        if tag == "input" and attributes.get("type") == "hidden"
+    }
+
+
+def text(page: str) -> str:
+    return re.sub(r"[ \n]+", " ", Tags(page).text)
+
+
+# -- dead letters
+
+
+async def test_the_list_shows_counts_letters_and_where_to_go_on(office: Office) -> None:
+    for n in range(60):
+        office.shelf.put("dlq-email", at=NOON + n, reason="refused" if n % 2 else "retries_exhausted")
+    office.shelf.put(at=NOON + 99)
+    page = await look(office, "/console/dlq")
+    is_harmless(page)
+    assert 'data-held="dlq-email">60<' in page and 'data-held="dlq-events">1<' in page
+    assert "retries exhausted 30" in text(page)
+    assert page.index("dlq-events-0-0") < page.index("dlq-email-0-59") < page.index("dlq-email-0-58")
+    assert "dlq-email-0-5<" not in page
+    (on,) = re.findall(r'rel="next" href="([^"]+)"', page)
+    rest = await look(office, on.replace("&amp;", "&"))
+    assert "dlq-email-0-5<" in rest and "From the first" in rest and 'rel="next"' not in rest
+    assert 'action="/console/dlq/redrive"' not in page, "nobody puts everything back by a slip"
+
+
+async def test_the_list_is_filtered(office: Office) -> None:
+    office.shelf.put("dlq-email", reason="refused", source="email-notifications")
+    office.shelf.put("dlq-email", reason="raised", at=NOON + 60_000)
+    for query, names in (
+        ("topic=dlq-sms", []),
+        ("reason=refused", ["dlq-email-0-0"]),
+        ("since=2026-09-21+14:14", ["dlq-email-0-1"]),
+        ("until=2026-09-21T14:14:00Z&topic=dlq-email", ["dlq-email-0-0"]),
+    ):
+        page = await look(office, f"/console/dlq?{query}")
+        assert re.findall(r'href="/console/dlq/([^"]+)"', page) == names, query
+    assert "No letter fits" in await look(office, "/console/dlq?topic=dlq-sms")
+
+
+@pytest.mark.parametrize("query", ["since=soon", "until=99999-01-01", "topic=events", "cursor=x"])
+async def test_a_filter_that_makes_no_sense_is_said_to_make_none(office: Office, query: str) -> None:
+    page = await look(office, f"/console/dlq?{query}", 422)
+    is_harmless(page)
+    assert 'role="alert"' in page or "That cannot be asked" in page or "No such page" in page
+
+
+async def test_no_dead_letter_is_good_news(office: Office) -> None:
+    assert "There is no dead letter" in await look(office, "/console/dlq")
+
+
+async def test_a_letter_says_why_in_words_and_leads_on(office: Office) -> None:
+    id_ = notification_id("ada", SOURCE, "order-1", "orders")
+    name = office.shelf.put(
+        "dlq-email", value=b'{"id": "%s"}' % id_.encode(), reason="refused", error="550 no such mailbox"
+    )
+    page = await look(office, f"/console/dlq/{name}")
+    is_harmless(page)
+    said = text(page)
+    assert "The provider refused the message for good." in said and "550 no such mailbox" in said
+    assert f'href="/console/notifications/{id_}"' in page
+    assert "source-topic" in said
+    event = office.shelf.put(value=b'{"specversion":"1.0","id":"e 1","source":"s","type":"t"}')
+    assert 'href="/console/events?source=s&amp;id=e+1"' in await look(office, f"/console/dlq/{event}")
+
+
+async def test_a_letter_that_is_not_there_has_a_page_that_says_so(office: Office) -> None:
+    for name in ("x", "dlq-sms-0-0"):
+        await look(office, f"/console/dlq/{name}", 404)
+
+
+@pytest.mark.parametrize("evil", [*XSS, "\x1b[2J", "\x00", "\N{RIGHT-TO-LEFT OVERRIDE}gpj"])
+async def test_whatever_a_letter_holds_is_text(office: Office, evil: str) -> None:
+    told = evil.encode()
+    headers = [("reason", told), ("error", told), ("source-topic", told), ("source-partition", b"0"),
+               ("source-offset", b"1"), ("failed-at", b"2026-01-01T00:00:00Z"), ("attempts", told),
+               (evil, told)]  # fmt: skip
+    name = office.shelf.put(value=told, told=headers)
+    for path in ("/console/dlq", f"/console/dlq/{name}"):
+        page = await look(office, path)
+        is_harmless(page)
+        assert "\x1b" not in page and "\x00" not in page
+        assert "<script>d" not in page and "<svg" not in page and "<iframe" not in page
+
+
+async def test_a_long_letter_is_cut_off(office: Office) -> None:
+    name = office.shelf.put(value=b"a" * 50_000)
+    page = await look(office, f"/console/dlq/{name}")
+    assert len(page) < 40_000 and "30\u2009000 are left out" in text(page)
+
+
+# -- putting back
+
+
+async def test_one_letter_is_put_back_by_a_form(office: Office, browser: httpx.AsyncClient) -> None:
+    name = office.shelf.put()
+    fields = hidden((await browser.get(f"/console/dlq/{name}")).text, "/console/dlq/redrive")
+    found = await browser.post("/console/dlq/redrive", data=fields)
+    assert found.status_code == 303 and len(office.shelf.back) == 1
+    page = (await browser.get(found.headers["location"])).text
+    assert "1 letter put back" in text(page)
+    is_harmless(page)
+
+
+async def test_a_letter_without_a_source_has_no_form(office: Office) -> None:
+    name = office.shelf.put(told=[("reason", b"raised")])
+    page = await look(office, f"/console/dlq/{name}")
+    assert "cannot be put back" in page and "<button>Put it back" not in page
+
+
+async def test_those_of_a_filter_are_counted_first_and_exactly_these_go_back(
+    office: Office, browser: httpx.AsyncClient
+) -> None:
+    for n in range(3):
+        office.shelf.put(reason="refused", value=b"%d" % n)
+    office.shelf.put(reason="raised")
+    office.shelf.put(reason="refused", told=[("reason", b"refused")])
+    page = (await browser.get("/console/dlq?reason=refused")).text
+    counted = (await browser.post("/console/dlq/redrive", data=hidden(page, "/console/dlq/redrive"))).text
+    is_harmless(counted)
+    assert "go back to the topic that they came from3" in text(counted)
+    assert "do not say where it came from" in text(counted)
+    assert office.shelf.back == []
+    office.shelf.put(reason="refused", value=b"came since")
+    asked = hidden(counted, "/console/dlq/redrive")
+    done = await browser.post("/console/dlq/redrive", data=asked)
+    assert [one.value for one in office.shelf.back] == [b"0", b"1", b"2"]
+    said = text((await browser.get(done.headers["location"])).text)
+    assert "3 letters put back; 1 not: dlq-events-0-4, its headers do not say where it came from" in said
+
+
+async def test_a_made_up_note_is_not_shown(office: Office) -> None:
+    seal = Sessions("another token", office.clock).seal("redriven", {"redriven": 9})
+    for note in ("x", ".", seal, Sessions(TOKEN, office.clock).seal("replay", {"redriven": 9})):
+        page = await look(office, f"/console/dlq?done={note}")
+        assert "9 letters" not in page and 'class="note' not in page
+
+
+# -- replay
+
+
+async def test_a_replay_is_foreseen_and_then_asked_for_as_it_was_resolved(
+    office: Office, browser: httpx.AsyncClient
+) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    page = (await browser.post("/console/replay", data={**first, "group": "core", "to": "earliest"})).text
+    is_harmless(page)
+    said = text(page)
+    for line in ("4\u2009800", "decided already: nothing will be sent12", "template_failed: no.thing6",
+                 "never decided: would be now1"):  # fmt: skip
+        assert line in said, line
+    assert office.groups.asked == []
+    (plan,) = [hidden(page, "/console/replay/ask")]
+    done = await browser.post("/console/replay/ask", data=plan)
+    assert done.status_code == 303
+    (asked,) = office.groups.asked
+    assert asked == await office.groups.resolve(_wanted(office))
+    told = (await browser.get(done.headers["location"])).text
+    is_harmless(told)
+    assert "carillon-core is asked to begin anew: 4\u2009800 offsets once more" in text(told)
+
+
+def _wanted(office: Office) -> Any:
+    from tests.browser.repairs import repairs
+
+    return repairs(office.shelf, office.groups, office.clock).replays.of_group("core", "earliest")
+
+
+@pytest.mark.parametrize("group", READS)
+async def test_every_group_has_its_dry_run(office: Office, browser: httpx.AsyncClient, group: str) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    found = await browser.post("/console/replay", data={**first, "group": group, "to": "2026-01-01T00:00Z"})
+    assert found.status_code == 200
+    assert ("It sends nothing" in found.text) == (group == "status")
+    assert f"<option selected>{group}</option>" in found.text
+
+
+async def test_to_skip_ahead_is_warned_of(office: Office, browser: httpx.AsyncClient) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    plain = office.groups.resolve
+
+    async def behind(wanted: Any) -> Any:
+        plan = await plain(wanted)
+        return plan._replace(spans=[span._replace(committed=10) for span in plan.spans])
+
+    office.groups.resolve = behind  # type: ignore[method-assign]
+    page = (await browser.post("/console/replay", data={**first, "group": "email", "to": "latest"})).text
+    assert "What is passed over is never sent" in text(page)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"group": "core", "to": ""}, "to"),
+        ({"group": "core", "to": "7"}, "to"),
+        ({"group": "core", "to": "soon"}, "to"),
+        ({"group": "core", "to": "²"}, "to"),
+        ({"group": "cores", "to": "earliest"}, "group"),
+        ({}, "group"),
+    ],
+)
+async def test_a_replay_that_makes_no_sense_is_said_at_its_field(
+    office: Office, browser: httpx.AsyncClient, fields: dict[str, str], field: str
+) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    found = await browser.post("/console/replay", data={**first, **fields})
+    is_harmless(found.text)
+    assert found.status_code == 422 and 'role="alert"' in found.text
+    (blamed,) = [attributes for _, attributes in Tags(found.text).elements if "aria-invalid" in attributes]
+    assert (blamed["id"], blamed["aria-describedby"]) == (field, "wrong")
+    assert office.groups.foreseen == 0
+
+
+async def test_what_cannot_be_foreseen_in_time_can_be_asked_for_all_the_same(
+    office: Office, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "FORESEE_SECONDS", 0.05)
+    office.groups.stuck = True
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    found = await browser.post("/console/replay", data={**first, "group": "core", "to": "earliest"})
+    assert found.status_code == 503 and "reading: 5 of 10 offsets" in text(found.text)
+    await browser.post("/console/replay/ask", data=hidden(found.text, "/console/replay/ask"))
+    assert len(office.groups.asked) == 1
+
+
+async def test_a_dry_run_that_is_long_ago_is_not_acted_on(office: Office, browser: httpx.AsyncClient) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    page = (await browser.post("/console/replay", data={**first, "group": "core", "to": "earliest"})).text
+    office.now += SEAL_SECONDS
+    found = await browser.post("/console/replay/ask", data=hidden(page, "/console/replay/ask"))
+    assert found.status_code == 403 and "too old" in found.text
+    assert office.groups.asked == []
+
+
+async def test_a_broker_that_is_away_is_a_page_too(office: Office) -> None:
+    office.shelf.broken = TimeoutError("the broker did not send the rest of dlq-sms")
+    page = await look(office, "/console/dlq", 503)
+    is_harmless(page)
+    assert "the rest of dlq-sms" in page
+
+
+# -- whose forms are taken
+
+
+@pytest.mark.parametrize("path", FORMS)
+async def test_a_form_without_this_sessions_token_does_nothing(
+    office: Office, browser: httpx.AsyncClient, path: str
+) -> None:
+    name = office.shelf.put()
+    office.now += 1
+    another = Sessions(TOKEN, office.clock)
+    good = hidden((await browser.get("/console/replay")).text, "/console/replay")["form_token"]
+    sealed = another.seal("replay", {"group": "g", "role": "core", "spans": []})
+    for token in (
+        "",
+        "x",
+        "é",
+        TOKEN,
+        good[:-1],
+        another.form_token(another.issue()),
+        another.form_token(""),
+    ):
+        sent = {"letter": name, "group": "core", "to": "earliest", "plan": sealed, "form_token": token}
+        found = await browser.post(path, data=sent)
+        assert found.status_code == 403, token
+        assert "Nothing was done" in found.text
+    assert office.shelf.back == [] and office.groups.asked == [] and office.groups.foreseen == 0
+
+
+@pytest.mark.parametrize("path", [*FORMS, "/api/v1/dlq/redrive", "/api/v1/replay"])
+async def test_what_another_site_sends_does_nothing(
+    office: Office, browser: httpx.AsyncClient, path: str
+) -> None:
+    name = office.shelf.put()
+    fields = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    sent = {**fields, "letter": name, "letters": [name], "group": "core", "to": "earliest"}
+    for headers in (
+        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:8080"},
+        {"origin": "http://evil.example"}, {"origin": "http://127.0.0.1:3000"}, {"origin": "http://127.0.0.1"},
+    ):  # fmt: skip
+        found = await browser.post(path, data=sent, headers=headers)
+        assert found.status_code == 403, headers
+    assert office.shelf.back == [] and office.groups.foreseen == 0
+
+
+async def test_our_own_pages_send_from_here(office: Office, browser: httpx.AsyncClient) -> None:
+    name = office.shelf.put()
+    fields = hidden((await browser.get(f"/console/dlq/{name}")).text, "/console/dlq/redrive")
+    for n, headers in enumerate(
+        (
+            {"origin": "http://127.0.0.1:8080"}, {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "same-origin"},
+        ),
+        1,
+    ):  # fmt: skip
+        found = await browser.post("/console/dlq/redrive", data=fields, headers=headers)
+        assert (found.status_code, len(office.shelf.back)) == (303, n)
+
+
+async def test_programs_send_json_and_nothing_else(office: Office, browser: httpx.AsyncClient) -> None:
+    office.shelf.put()
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        found = await browser.post(
+            "/api/v1/dlq/redrive", content=b'{"topic": "dlq-events"}', headers={"content-type": kind}
+        )
+        assert found.status_code == 422, kind
+    assert office.shelf.back == []
+
+
+async def test_a_form_is_bounded(office: Office, browser: httpx.AsyncClient) -> None:
+    assert (await browser.post("/console/replay", content=b"a" * (65 << 10))).status_code == 413
+    many = {f"field-{n}": "x" for n in range(50)}
+    assert (await browser.post("/console/replay", data=many)).status_code == 403
+
+
+async def test_forms_are_reached_by_sending_alone(office: Office) -> None:
+    for path in ("/console/replay/ask", "/api/v1/dlq/redrive", "/api/v1/replay"):
+        transport = httpx.ASGITransport(office.app)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers
+        ) as client:
+            assert (await client.get(path)).status_code in (404, 405)

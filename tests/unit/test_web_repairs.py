@@ -1,0 +1,520 @@
+"""Dead letters and replays for programs: found, bounded, put back, foreseen, asked for."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from hypothesis import given as given_these
+from hypothesis import strategies as st
+
+from pipeline.dead_letters import Span
+from pipeline.replay import READS, Misused, Plan
+from pipeline.replay import Span as Place
+from pipeline.settings import SettingsError
+from pipeline.web import apart, letters, replays
+from pipeline.web.apart import Apart, Away, Late
+from pipeline.web.letters import SAYS, Filter, newest, says
+from schemas.kinds import Reason
+from tests.browser.desk import NOON, TOKEN, Office
+from tests.browser.repairs import Groups, Shelf, repairs
+from tests.unit.test_web_api import ask, is_problem
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+async def send(office: Office, path: str, body: Any) -> httpx.Response:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(office.app),
+        base_url="http://127.0.0.1",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    ) as client:
+        return await client.post(f"/api/v1/{path}", json=body)
+
+
+def when(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat()
+
+
+async def names(office: Office, **params: Any) -> list[str]:
+    """The letters of every page, in the order in which they come."""
+    found: list[str] = []
+    while True:
+        page = (await ask(office, "dlq", **params)).json()
+        found += [one["letter"] for one in page["letters"]]
+        if page["next_cursor"] is None:
+            return found
+        params["cursor"] = page["next_cursor"]
+
+
+# -- a list
+
+
+async def test_letters_come_newest_first_without_their_bytes_and_without_addresses(office: Office) -> None:
+    office.shelf.put(value=b'{"email": "ada@example.com"}', error="no user ada@example.com")
+    office.shelf.put("dlq-email", 1, at=NOON + 5, reason="refused", source="email-notifications")
+    told = await ask(office, "dlq")
+    page = told.json()
+    assert [one["letter"] for one in page["letters"]] == ["dlq-email-1-0", "dlq-events-0-0"]
+    assert page["held"] == {"dlq-email": 1, "dlq-events": 1}
+    assert page["next_cursor"] is None
+    assert page["letters"][0]["at"] == "2026-09-21T14:13:20.005Z"
+    assert page["letters"][0]["source"] == "email-notifications-1-0"
+    assert "ada@example.com" not in told.text and "value" not in page["letters"][0]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 50])
+@pytest.mark.parametrize("params", [{}, {"reason": "refused"}, {"topic": "dlq-email"}])
+async def test_every_letter_is_on_one_page(office: Office, limit: int, params: dict[str, str]) -> None:
+    for n in range(40):
+        topic = "dlq-email" if n % 3 else "dlq-events"
+        office.shelf.put(topic, n % 2, at=NOON + n, reason="raised" if n % 5 else "refused")
+    whole = [
+        letter.name
+        for rows in office.shelf.parts.values()
+        for letter in rows
+        if params.get("topic") in (None, letter.topic)
+        and params.get("reason") in (None, letter.told("reason"))
+    ]
+    found = await names(office, limit=limit, **params)
+    assert sorted(found) == sorted(whole)
+    ats = {letter.name: letter.at for rows in office.shelf.parts.values() for letter in rows}
+    assert [ats[name] for name in found] == sorted((ats[name] for name in whole), reverse=True)
+
+
+async def test_a_rare_reason_is_looked_for_in_bounded_steps(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "SCANNED", 100)
+    for n in range(1_000):
+        office.shelf.put(partition=n % 4, at=NOON + n, reason="refused" if n in (3, 500) else "raised")
+    page = (await ask(office, "dlq", reason="refused", limit=5)).json()
+    assert (page["letters"], office.shelf.reads <= 200) == ([], True)
+    assert page["next_cursor"]
+    assert await names(office, reason="refused", limit=5) == ["dlq-events-0-125", "dlq-events-3-0"]
+
+
+@given_these(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.booleans()), max_size=60),
+    st.integers(1, 7), st.integers(1, 40), st.booleans(),
+)  # fmt: skip
+def test_pages_leave_out_nothing_and_repeat_nothing_whatever_the_times(
+    rows: list[tuple[int, int, bool]], limit: int, scanned: int, by_reason: bool
+) -> None:
+    shelf, plain = Shelf(), letters.SCANNED
+    for partition, at, refused in rows:
+        shelf.put(partition=partition, at=NOON + at, reason="refused" if refused else "raised")
+    reason = "refused" if by_reason else None
+    whole = {
+        one.name for part in shelf.parts.values() for one in part if reason in (None, one.told("reason"))
+    }
+
+    async def walk() -> list[str]:
+        found, cursor = repairs(shelf, Groups(), lambda: 0.0).letters, None
+        seen: list[str] = []
+        for _ in range(200):
+            page = await found._page(Filter(None, reason), found._topics(None), limit, cursor)
+            assert len(page.letters) <= limit
+            seen += [one["letter"] for one in page.letters]
+            if page.cursor is None:
+                return seen
+            cursor = found._decoded(page.cursor)
+        raise AssertionError("it never ends")
+
+    letters.SCANNED = scanned
+    try:
+        seen = asyncio.run(walk())
+    finally:
+        letters.SCANNED = plain
+    assert len(seen) == len(set(seen)) and set(seen) == whole
+
+
+async def test_letters_that_come_between_pages_are_not_on_later_ones(office: Office) -> None:
+    for n in range(4):
+        office.shelf.put(at=NOON + n)
+    page = (await ask(office, "dlq", limit=2)).json()
+    office.shelf.put(at=NOON + 9)
+    office.shelf.put("dlq-sms", at=NOON + 9)
+    rest = (await ask(office, "dlq", limit=9, cursor=page["next_cursor"])).json()
+    assert [one["offset"] for one in rest["letters"]] == [1, 0]
+
+
+async def test_a_span_of_time_bounds_the_list(office: Office) -> None:
+    for n in range(5):
+        office.shelf.put(at=NOON + n * 1_000)
+    found = await names(office, since=when(NOON + 1_000), until=when(NOON + 3_000))
+    assert found == ["dlq-events-0-2", "dlq-events-0-1"]
+    assert await names(office, since="0001-01-01T00:00:00Z", until="9999-12-31T00:00:00Z", limit=1)
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"topic": "events"}, "topic"),
+        ({"topic": "dlq-nothing"}, "topic"),
+        ({"reason": ""}, "reason"),
+        ({"since": "yesterday"}, "since"),
+        ({"since": "2026-01-01T00:00:00"}, "since"),
+        ({"until": "x"}, "until"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 501}, "limit"),
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": "events:0.1-2~"}, "cursor"),
+        ({"cursor": "events:0.1-" + "9" * 30}, "cursor"),
+        ({"cursor": "a" * 20_000}, "cursor"),
+    ],
+)
+async def test_what_cannot_be_asked_of_the_list_names_the_field(
+    office: Office, params: dict[str, Any], field: str
+) -> None:
+    found = await ask(office, "dlq", **params)
+    if len(str(params)) > 16_000:
+        assert found.status_code == 414
+    else:
+        is_problem(found, 422, field)
+
+
+async def test_a_cursor_beyond_what_is_held_finds_nothing(office: Office) -> None:
+    office.shelf.put()
+    for cursor in ("events:0.5-999999,7.0-3", "sms:0.0-9"):
+        page = (await ask(office, "dlq", cursor=cursor)).json()
+        assert (page["letters"], page["next_cursor"]) == ([], None)
+
+
+# -- one letter
+
+
+async def test_one_letter_is_shown_with_its_headers_and_bytes(office: Office) -> None:
+    name = office.shelf.put(value=b"\xff{", original=[("ce_type", b"order.placed")])
+    told = (await ask(office, f"dlq/{name}")).json()
+    assert ["original-ce_type", "order.placed"] in told["headers"]
+    assert (told["letter"], told["value"], told["value_base64"]) == (name, "\\xff{", "/3s=")
+    assert told["key"] == "key"
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "dlq-events-0", "events-0-1", "dlq-events-0-99", "dlq-sms-0-0", "dlq-events-0-" + "9" * 30,
+             "dlq-events-٣-٤", "a" * 400],
+)  # fmt: skip
+async def test_a_letter_that_is_not_there_is_not_found(office: Office, name: str) -> None:
+    office.shelf.put()
+    is_problem(await ask(office, f"dlq/{name}"), 404)
+
+
+# -- putting back
+
+
+async def test_letters_go_back_by_their_names(office: Office) -> None:
+    first = office.shelf.put()
+    lost = office.shelf.put(told=[("reason", b"raised")])
+    told = (await send(office, "dlq/redrive", {"letters": [first, first, lost, "dlq-sms-0-4"]})).json()
+    assert (told["dry_run"], told["redriven"], told["failures"], told["next_cursor"]) == (False, 1, 2, None)
+    assert {one["letter"] for one in told["failed"]} == {lost, "dlq-sms-0-4"}
+    assert [(one.topic, one.value) for one in office.shelf.back] == [("events", b"not JSON")]
+
+
+async def test_a_dry_run_puts_nothing_back(office: Office) -> None:
+    name = office.shelf.put()
+    for body in ({"letters": [name]}, {"topic": "dlq-events"}, {"reason": "unreadable"}):
+        told = (await send(office, "dlq/redrive", {**body, "dry_run": True})).json()
+        assert (told["dry_run"], told["redriven"]) == (True, 1)
+    assert office.shelf.back == []
+
+
+async def test_letters_go_back_by_filter_the_oldest_first(office: Office) -> None:
+    for n in range(6):
+        office.shelf.put(at=NOON + n, reason="raised" if n % 2 else "unreadable", value=b"%d" % n)
+    office.shelf.put("dlq-sms", reason="raised")
+    body = {"topic": "dlq-events", "reason": "raised", "since": when(NOON + 2)}
+    assert (await send(office, "dlq/redrive", body)).json()["redriven"] == 2
+    assert [one.value for one in office.shelf.back] == [b"3", b"5"]
+
+
+async def test_what_a_redrive_leaves_is_gone_on_with_and_nothing_goes_twice(office: Office) -> None:
+    for n in range(7):
+        office.shelf.put(partition=n % 2, value=b"%d" % n)
+    body: dict[str, Any] = {"reason": "unreadable", "limit": 3}
+    counts = []
+    while True:
+        told = (await send(office, "dlq/redrive", body)).json()
+        counts.append(told["redriven"])
+        if told["next_cursor"] is None:
+            break
+        office.shelf.put(value=b"a new letter, of one that failed again")
+        body["cursor"] = told["next_cursor"]
+    assert counts == [3, 3, 1]
+    assert sorted(one.value or b"" for one in office.shelf.back) == [b"%d" % n for n in range(7)]
+
+
+async def test_a_redrive_stops_when_it_has_taken_long_enough(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "REDRIVE_SECONDS", -1.0)
+    office.shelf.put()
+    told = (await send(office, "dlq/redrive", {"topic": "dlq-events"})).json()
+    assert (told["redriven"], told["next_cursor"]) == (0, "events:0.0-1")
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["letters", "topic", "reason"]),
+        ({"since": when(NOON)}, ["letters", "topic", "reason"]),
+        ({"letters": []}, ["letters"]),
+        ({"letters": ["dlq-events-0-0"] * 101}, ["letters"]),
+        ({"letters": ["dlq-events-0-0", "no"]}, ["letters.1"]),
+        ({"letters": ["a" * 301]}, ["letters.0"]),
+        ({"letters": ["dlq-events-0-0"], "reason": "x", "topic": "y"}, ["reason", "topic"]),
+        ({"topic": "events"}, ["topic"]),
+        ({"topic": "dlq-sms", "cursor": "x"}, ["cursor"]),
+        ({"topic": "dlq-sms", "limit": 0}, ["limit"]),
+        ({"topic": "dlq-sms", "limit": 10_001}, ["limit"]),
+        ({"topic": "dlq-sms", "dry_run": "no"}, ["dry_run"]),
+        ({"topic": "dlq-sms", "dryrun": True}, ["dryrun"]),
+    ],
+)
+async def test_what_cannot_be_redriven_names_the_field(
+    office: Office, body: dict[str, Any], fields: list[str]
+) -> None:
+    office.shelf.put()
+    is_problem(await send(office, "dlq/redrive", body), 422, *fields)
+    assert office.shelf.back == []
+
+
+# -- replay
+
+
+async def test_a_replay_is_a_dry_run_unless_it_is_said_not_to_be(office: Office) -> None:
+    for body in ({}, {"dry_run": True}):
+        found = await send(office, "replay", {"group": "core", "to": "earliest", **body})
+        told = found.json()
+        assert (found.status_code, told["dry_run"], told["again"]) == (200, True, 4_800)
+        assert (told["nothing"], told["afresh"], told["new"]) == (12, 6, 1)
+        assert told["afresh_because"] == {"template_failed: no.thing": 6}
+    assert office.groups.asked == []
+    found = await send(office, "replay", {"group": "core", "to": "earliest", "dry_run": False})
+    assert (found.status_code, found.json()["request_id"]) == (202, "request-1")
+    assert len(found.json()["partitions"]) == 48
+    (plan,) = office.groups.asked
+    assert {span.to for span in plan.spans} == {0}
+    assert office.groups.foreseen == 2
+
+
+async def test_one_partition_is_asked_for_by_its_topic(office: Office) -> None:
+    body = {"topic": "users", "partition": 3, "to": "40", "dry_run": False}
+    told = (await send(office, "replay", body)).json()
+    assert told["partitions"] == [{"topic": "users", "partition": 3, "committed": 100, "to": 40, "end": 100}]
+
+
+@pytest.mark.parametrize("group", READS)
+async def test_every_group_can_be_asked(office: Office, group: str) -> None:
+    assert (await send(office, "replay", {"group": group, "to": "latest"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"to": "earliest"}, ["group", "topic"]),
+        ({"group": "core", "topic": "users", "partition": 1, "to": "earliest"}, ["group", "topic"]),
+        ({"group": "core"}, ["to"]),
+        ({"group": "cores", "to": "earliest"}, ["group"]),
+        ({"group": "core", "to": "7"}, ["to"]),
+        ({"group": "core", "to": "soon"}, ["to"]),
+        ({"group": "core", "to": "²"}, ["to"]),
+        ({"group": "core", "to": "9" * 65}, ["to"]),
+        ({"group": "core", "to": "2026-01-01T00:00:00"}, ["to"]),
+        ({"topic": "users", "to": "earliest"}, ["topic", "partition"]),
+        ({"group": "core", "partition": 1, "to": "earliest"}, ["topic", "partition"]),
+        ({"topic": "nothing", "partition": 1, "to": "earliest"}, ["topic"]),
+        ({"topic": "users", "partition": 12, "to": "earliest"}, ["partition"]),
+        ({"topic": "users", "partition": -1, "to": "earliest"}, ["partition"]),
+        ({"group": "core", "to": "earliest", "dry_run": "false"}, ["dry_run"]),
+        ({"group": "core", "to": "earliest", "user": "ada"}, ["user"]),
+    ],
+)
+async def test_what_cannot_be_replayed_names_the_field(
+    office: Office, body: dict[str, Any], fields: list[str]
+) -> None:
+    found = await send(office, "replay", {**body})
+    is_problem(found, 422, *fields)
+    assert "--" not in found.json()["detail"]
+    assert office.groups.asked == [] and office.groups.foreseen == 0
+
+
+@pytest.mark.parametrize("to", ["earliest", "12", "2026-01-01"])
+def test_whom_a_message_blames_is_a_field_of_ours(to: str) -> None:
+    found = repairs(Shelf(), Groups(), lambda: 0.0).replays
+    wrongs: list[Callable[[], Any]] = [
+        lambda: found.of_group("core", "7"), lambda: found.of_partition("nothing: x", 0, to),
+        lambda: found.of_partition("users", 99, to), lambda: found.of_partition("users", 1, "soon: now"),
+    ]  # fmt: skip
+    for wrong in wrongs:
+        with pytest.raises(Misused) as caught:
+            wrong()
+        field, detail = replays.blamed(caught.value)
+        assert field in {"to", "topic", "partition"} and detail and not detail.startswith("--")
+
+
+async def test_a_dry_run_over_too_much_says_so_in_time(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "FORESEE_SECONDS", 0.05)
+    office.groups.stuck = True
+    found = await send(office, "replay", {"group": "core", "to": "earliest"})
+    is_problem(found, 503)
+    assert "reading: 5 of 10 offsets" in found.json()["detail"]
+    assert "nothing was asked for" in found.json()["detail"]
+
+
+# -- when nothing can be told
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (KafkaConnectionError("10.0.0.1:9092"), "no broker answers"),
+        (SettingsError("there is no topic users; `carillon topics` creates it"), "there is no topic users"),
+        (TimeoutError("the broker did not send the rest of dlq-sms"), "the rest of dlq-sms"),
+    ],
+)
+async def test_a_broker_that_is_away_is_said_to_be(office: Office, error: Exception, says: str) -> None:
+    office.shelf.broken = office.groups.broken = error
+    for found in (
+        await ask(office, "dlq"), await ask(office, "dlq/dlq-sms-0-1"),
+        await send(office, "dlq/redrive", {"topic": "dlq-sms"}),
+        await send(office, "replay", {"group": "core", "to": "latest"}),
+    ):  # fmt: skip
+        is_problem(found, 503)
+        assert says in found.json()["detail"]
+
+
+async def test_a_list_that_takes_too_long_is_given_up(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "READ_SECONDS", 0.05)
+    office.shelf.stuck = True
+    is_problem(await ask(office, "dlq"), 503)
+
+
+async def test_so_many_at_a_time_and_the_others_are_told_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "TURN_SECONDS", 0.05)
+    turns, begun = Apart(1), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        await asyncio.Event().wait()
+
+    first = asyncio.create_task(turns.run(work, 60))
+    await begun.wait()
+    with pytest.raises(Away, match="others"):
+        await turns.run(work, 60)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    with pytest.raises(Late):  # the turn is free again
+        await turns.run(work, 0.01)
+
+
+async def test_whoever_is_cancelled_cancels_the_work() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    task = asyncio.create_task(Apart().run(work, 60))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
+async def test_pages_hold_up_nobody_in_this_loop(office: Office) -> None:
+    """The work runs in another thread: the loop that serves stays free."""
+    import threading
+
+    seen: list[int] = []
+
+    async def work() -> None:
+        seen.append(threading.get_ident())
+
+    await Apart().run(work, 5)
+    assert seen != [threading.get_ident()]
+
+
+# -- counts
+
+
+async def test_counts_are_by_topic_and_reason_and_are_shared(office: Office) -> None:
+    for n in range(10):
+        office.shelf.put("dlq-sms", reason="refused" if n % 2 else "x" * 500)
+    office.shelf.put(reason="unreadable")
+    found = repairs(office.shelf, office.groups, office.clock).letters
+    counts = await found.counts()
+    assert (counts.held, counts.total, counts.counted) == ({"dlq-events": 1, "dlq-sms": 10}, 11, 11)
+    assert counts.reasons["dlq-sms"] == {"refused": 5, "x" * letters.MOST_WORD: 5}
+    reads = office.shelf.reads
+    assert await found.counts() is counts and office.shelf.reads == reads
+    office.now += letters.FRESH_SECONDS + 1
+    assert await found.counts() is not counts
+
+
+async def test_counted_words_are_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "COUNTED", 80)
+    for n in range(200):
+        office.shelf.put(reason=f"word {n}")
+    counts = await repairs(office.shelf, office.groups, office.clock).letters.counts()
+    told = counts.reasons["dlq-events"]
+    assert (len(told), told[letters.OTHER], counts.counted, counts.total) == (51, 30, 80, 200)
+
+
+@given_these(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 50)), max_size=8), st.integers(0, 100))
+def test_the_newest_of_spans_are_as_many_as_may_be(sizes: list[tuple[int, int]], most: int) -> None:
+    spans = {
+        TopicPartition("t", n): Span(begin, begin + size) for n, (begin, size) in enumerate(sizes)
+    }  # fmt: skip
+    found = newest(spans, most)
+    assert sum(end - begin for begin, end in found.values()) == min(most, sum(size for _, size in sizes))
+    for part, (begin, end) in found.items():
+        assert spans[part].begin <= begin < end == spans[part].end
+
+
+# -- words
+
+
+STATUS_ALONE = {
+    Reason.NO_WORKFLOW, Reason.NO_RECIPIENT, Reason.ALREADY_PLANNED, Reason.UNKNOWN_USER, Reason.NO_ADDRESS,
+    Reason.CHANNEL_OPTED_OUT, Reason.CATEGORY_OPTED_OUT, Reason.DAILY_CAP, Reason.EXPIRED,
+    Reason.UNKNOWN_TEMPLATE, Reason.TEMPLATE_FAILED, Reason.NO_TEMPLATE_FOR_CHANNEL, Reason.NO_PROVIDER,
+    Reason.CALL_CUT_OFF,
+}  # fmt: skip
+"""What a status may say, and no dead letter does."""
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in STATUS_ALONE])
+def test_every_reason_of_a_letter_has_words(reason: Reason) -> None:
+    assert all(sentence.endswith(".") for sentence in SAYS[reason])
+
+
+def test_an_unknown_reason_has_words_too() -> None:
+    assert says("made up") == says("")
+
+
+def test_a_plan_comes_back_from_a_form_as_it_was() -> None:
+    plan = Plan("carillon-core", "core", [Place(TopicPartition("events", 3), 1, None, 2, 9)])
+    assert replays.unpacked(json.loads(json.dumps(replays.packed(plan)))) == plan
