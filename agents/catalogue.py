@@ -2,12 +2,19 @@
 
 from collections.abc import Iterable
 
-from agents.render import Rendering, compile_parts
+from agents import versions
+from agents.render import Rendering, TemplateBroken, compile_version
+from agents.variables import Expected, Problem, SchemaBroken
 from schemas.kinds import Channel
-from schemas.template import Template
+from schemas.template import Template, Version
 from schemas.workflow import Workflow
 
 MOST_TYPES = 10_000
+MOST_COMPILED = 2_000
+"""(template, version, locale, variant) that were asked for lately; twice as many are kept."""
+
+Key = tuple[str, int] | tuple[str, int, str | None, str | None]
+Renderings = dict[Channel, Rendering]
 
 
 class Catalogue:
@@ -17,7 +24,11 @@ class Catalogue:
         self.workflows: dict[str, Workflow] = {}
         self.templates: dict[str, Template] = {}
         self._by_type: dict[str, tuple[Workflow, ...]] = {}
-        self._compiled: dict[tuple[str, int], dict[Channel, Rendering]] = {}
+        #: in two generations: the older one goes when the younger one is full. A failure is kept like
+        #: what is compiled, so that it costs no compiling with every event
+        self._compiled: dict[Key, Renderings | TemplateBroken] = {}
+        self._compiled_before: dict[Key, Renderings | TemplateBroken] = {}
+        self._expected: dict[tuple[str, int], Expected | None] = {}
         for workflow in workflows:
             self.set_workflow(workflow)
         for template in templates:
@@ -36,19 +47,25 @@ class Catalogue:
     def set_template(self, template: Template) -> None:
         """Adds or replaces a template with its versions.
 
-        Raises TemplateBroken where the current one does not compile; the earlier ones are compiled when
-        they are asked for, for reading twenty versions of each at every start takes seconds.
+        Raises TemplateBroken where the current one's words for the default locale do not compile, or its
+        schema does not. All else is compiled when it is asked for, for reading twenty versions in ten
+        locales at every start would take seconds.
         """
-        compiled = _compile(template, template.current)
+        version = template.versions[template.current]
+        compiled, expected = _renderings(version), _expected(version)
         self.drop_template(template.name)
-        self._compiled[template.name, template.current] = compiled
+        self._keep((template.name, template.current), compiled)
+        self._expected[template.name, template.current] = expected
         self.templates[template.name] = template
 
     def drop_template(self, name: str) -> None:
         """Removes a template."""
         if (old := self.templates.pop(name, None)) is not None:
+            for kept in (self._compiled, self._compiled_before):
+                for key in [key for key in kept if key[0] == name]:
+                    del kept[key]
             for version in old.versions:
-                self._compiled.pop((name, version), None)
+                self._expected.pop((name, version), None)
 
     def wanting(self, event_type: str) -> tuple[Workflow, ...]:
         """The workflows that want an event of that type, by name."""
@@ -70,16 +87,80 @@ class Catalogue:
         found = self.templates.get(template)
         return found.current if found else None
 
-    def renderings(self, template: str, version: int) -> dict[Channel, Rendering] | None:
-        """What renders a version, by channel, None where there is none. Raises TemplateBroken."""
-        found = self._compiled.get((template, version))
+    def renderings(
+        self, template: str, version: int, locale: str | None = None, variant: str | None = None
+    ) -> Renderings | None:
+        """What renders a version, by channel, None where there is no such version or variant.
+
+        Each channel's words are those of the first of the locale's chain that has any: pt-BR, pt, the
+        default. Raises TemplateBroken.
+        """
+        key: Key = (template, version)
+        if locale is not None or variant is not None:
+            key = (template, version, locale, variant)
+        found = self._compiled.get(key)
         if found is None:
-            known = self.templates.get(template)
-            if known is None or version not in known.versions:
-                return None
-            found = self._compiled[template, version] = _compile(known, version)
+            found = self._compiled_before.get(key)
+            if found is None:
+                if (known := self._version(template, version)) is None:
+                    return None
+                if variant is not None and known.variant(variant) is None:
+                    return None
+                try:
+                    found = _renderings(known, locale, variant)
+                except TemplateBroken as error:
+                    found = error
+            self._keep(key, found)
+        if isinstance(found, TemplateBroken):
+            raise found.with_traceback(None)
         return found
 
+    def locale_of(
+        self, template: str, version: int, channel: Channel, locale: str | None, variant: str | None = None
+    ) -> str | None:
+        """The locale whose words a channel has, of the chain of the one that is asked for.
 
-def _compile(template: Template, version: int) -> dict[Channel, Rendering]:
-    return {channel: compile_parts(channel, parts) for channel, parts in template.versions[version].items()}
+        Raises TemplateBroken.
+        """
+        found = (self.renderings(template, version, locale, variant) or {}).get(channel)
+        return found.locale if found is not None else None
+
+    def variant_of(self, template: str, version: int, user_id: str) -> str | None:
+        """The variant that a user has, the same one every time; None where the version has none."""
+        known = self._version(template, version)
+        return versions.variant_of(template, known, user_id) if known is not None and known.variants else None
+
+    def check(self, template: str, version: int, variables: dict[str, object]) -> list[Problem]:
+        """What the version's schema has against variables, the first few.
+
+        Empty where they are as they should be, or where nothing is expected. Raises TemplateBroken.
+        """
+        try:
+            expected = self._expected[template, version]
+        except KeyError:
+            if (known := self._version(template, version)) is None:
+                return []
+            expected = self._expected[template, version] = _expected(known)
+        return expected.problems(variables) if expected is not None else []
+
+    def _version(self, template: str, version: int) -> Version | None:
+        known = self.templates.get(template)
+        return known.versions.get(version) if known is not None else None
+
+    def _keep(self, key: Key, found: Renderings | TemplateBroken) -> None:
+        if len(self._compiled) >= MOST_COMPILED:
+            self._compiled_before, self._compiled = self._compiled, {}
+        self._compiled[key] = found
+
+
+def _renderings(version: Version, locale: str | None = None, variant: str | None = None) -> Renderings:
+    found = compile_version(version, locale, variant)
+    assert found is not None, "the variant is there"
+    return found
+
+
+def _expected(version: Version) -> Expected | None:
+    try:
+        return Expected(version.json_schema) if version.json_schema is not None else None
+    except SchemaBroken as error:
+        raise TemplateBroken(f"schema: {error}") from None

@@ -51,7 +51,8 @@ class Parcel(NamedTuple):
         message = self.message
         if message.step == PLAN:
             return f"{message.id}.{message.target_id}"
-        return f"{message.id}.{message.target_id}.{message.step}"
+        step = message.step.replace(":", "-").replace("/", ".")  # it stands in a Message-ID (RFC 5322, 3.6.4)
+        return f"{message.id}.{message.target_id}.{step}"
 
 
 class Admitted(NamedTuple):

@@ -1,232 +1,147 @@
 """Rendering: a template's parts and variables become the words for one channel, the same ones every time."""
 
-import re
-from collections.abc import Callable, Iterator
-from functools import lru_cache, wraps
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, Undefined
-from jinja2.exceptions import SecurityError
-from jinja2.nodes import EvalContext
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.environment import Environment
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import missing
 
+from agents.broken import TemplateBroken as TemplateBroken
+from agents.budget import MAX_WORK, Run, bounded, running
+from agents.bundle import parse, references
+from agents.locales import chain
+from agents.sandbox import Sandbox, Variables, sandbox
 from schemas.kinds import Channel
 from schemas.message import ChannelContent
-from schemas.template import Parts
+from schemas.template import Parts, Version, Words
 
-MAX_OUTPUT = 256_000
-MAX_PIECES = 100_000
-"""What a template yields at the most; loops end there."""
-PIECES = 100
-"""How many are joined before their size is looked at."""
 MAX_SUBJECT = 998
 """RFC 5322, 2.1.1: a line has at most 998 characters."""
-MAX_WIDTH = 1_000
-"""For whatever pads, indents or repeats: the sandbox itself limits no memory."""
-
-
-class TemplateBroken(ValueError):
-    """A template that does not compile, or that its variables do not fill; `line` counts in its source."""
-
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 class Part:
-    """A compiled source: `root` yields its pieces for a context of `environment`."""
+    """A compiled source: `root` yields its pieces for a context of `environment`.
 
-    __slots__ = ("environment", "root")
+    `blocks` are its own where it extends a layout, else None; `locale` is that of its words.
+    """
 
-    def __init__(self, environment: Environment, root: Callable[[Context], Iterator[str]]) -> None:
-        self.environment, self.root = environment, root
+    __slots__ = ("blocks", "environment", "locale", "root")
+
+    def __init__(
+        self,
+        environment: Environment,
+        root: Callable[[Context], Iterator[str]],
+        blocks: Mapping[str, Any] | None,
+        locale: str,
+    ) -> None:
+        self.environment, self.root, self.blocks, self.locale = environment, root, blocks, locale
 
 
 class Rendering(NamedTuple):
-    """What renders one channel of a template version."""
+    """What renders one channel of a template version, and in which locale its words are."""
 
     subject: Part | None
     text: Part
     html: Part | None
+    locale: str = "en"
 
 
-_WIDE = re.compile(r"%[-+ #0]*(\d*\.)?(\d{4}|\*)|\{[^{}]*:[^{}]*(\d{4}|\{)").search
-_PADDING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
-_PRINTED = (str, int, float, Undefined)
-
-
-def _printed(value: Any) -> Any:
-    """What an expression prints: null is nothing; what has an address in its name would differ every time."""
-    if isinstance(value, _PRINTED):
-        return value
-    if value is None:
-        return ""
-    _check_printable(value)
-    return value
-
-
-def _check_printable(value: Any) -> None:
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_printable(inner)
-    elif isinstance(value, dict):
-        for inner in value.values():
-            _check_printable(inner)
-    elif isinstance(value, Undefined):
-        str(value)  # raises what is missing
-    elif value is not None and not isinstance(value, _PRINTED):
-        raise TypeError(f"a {type(value).__name__} cannot be printed")
-
-
-def _narrow(filtering: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that takes no number above MAX_WIDTH beside its value."""
-
-    @wraps(filtering)
-    def narrow(*given: Any, **named: Any) -> Any:
-        skip = 2 if hasattr(filtering, "jinja_pass_arg") else 1
-        if any(isinstance(one, int) and one > MAX_WIDTH for one in (*given[skip:], *named.values())):
-            raise SecurityError(f"a number above {MAX_WIDTH} beside {filtering.__name__}")
-        return filtering(*given, **named)
-
-    return narrow
-
-
-class _Words(ImmutableSandboxedEnvironment):
-    """Jinja for JSON: `order.items` is the order's field, not a method; nothing random, nothing huge."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def __init__(self, *, autoescape: bool) -> None:
-        super().__init__(autoescape=autoescape, undefined=StrictUndefined, finalize=_printed)
-        del self.filters["random"]
-        for name in ("batch", "center", "indent", "round", "slice", "tojson", "wordwrap"):
-            self.filters[name] = _narrow(self.filters[name])
-        formatting = self.filters["format"]
-
-        @wraps(formatting)
-        def narrow_format(value: Any, *given: Any, **named: Any) -> Any:
-            _refuse_wide(value)
-            return formatting(value, *given, **named)
-
-        self.filters["format"] = narrow_format
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict:
-            try:
-                return obj[attribute]
-            except KeyError:
-                pass
-        return super().getattr(obj, attribute)
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%":
-            _refuse_wide(left)
-        elif operator == "**" and (abs(left) > 1_000_000 or abs(right) > 10):
-            raise SecurityError("a power that is too large")
-        elif operator == "*":
-            for one, other in ((left, right), (right, left)):
-                if isinstance(one, int) and hasattr(other, "__len__") and one * len(other) > MAX_OUTPUT:
-                    raise SecurityError(f"more than {MAX_OUTPUT} characters")
-        return super().call_binop(context, operator, left, right)
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        found = super().wrap_str_format(value)
-        if found is not None:
-            _refuse_wide(value.__self__)
-        return found
-
-
-def _refuse_wide(pattern: Any) -> None:
-    if isinstance(pattern, str) and _WIDE(pattern):
-        raise SecurityError(f"a width above {MAX_WIDTH - 1}, or one that is a variable")
-
-
-_plain = _Words(autoescape=False)
-_html = _Words(autoescape=True)
-
-
-def compile_parts(channel: Channel, parts: Parts) -> Rendering:
-    """Compiles the parts of one channel. Raises TemplateBroken."""
+def compile_parts(
+    channel: Channel, parts: Parts, bundled: Mapping[str, str] | None = None, locale: str = "en"
+) -> Rendering:
+    """Compiles the parts of one channel, with what is bundled for them. Raises TemplateBroken."""
+    bundled = bundled or {}
+    plain = sandbox(bundled, autoescape=False)
     return Rendering(
-        _compile(_plain, parts.subject) if parts.subject is not None else None,
-        _compile(_plain, parts.text),
-        _compile(_html, parts.html) if parts.html is not None else None,
+        _compile(plain, parts.subject, locale) if parts.subject is not None else None,
+        _compile(plain, parts.text, locale),
+        _compile(sandbox(bundled, autoescape=True), parts.html, locale) if parts.html is not None else None,
+        locale,
     )
 
 
+def compile_version(
+    version: Version, locale: str | None = None, variant: str | None = None
+) -> dict[Channel, Rendering] | None:
+    """What renders a version for a locale and a variant, or None where it has no such variant.
+
+    A locale's own words come first, then those of the locales that stand in for it, then the default's:
+    channel by channel, and at each step the variant's before the version's. Raises TemplateBroken.
+    """
+    changed = version.variant(variant) if variant is not None else None
+    if variant is not None and changed is None:
+        return None
+    own: list[tuple[str, Words]] = []
+    for tag in chain(locale) if locale else ():
+        if tag == version.default_locale:
+            break
+        if changed is not None and tag in changed.locales:
+            own.append((tag, changed.locales[tag]))
+        if tag in version.locales:
+            own.append((tag, version.locales[tag]))
+    if changed is not None:
+        own.append((version.default_locale, changed.channels))
+    own.append((version.default_locale, version.channels))
+    found = {}
+    for channel in version.channels:
+        tag, words = next((tag, words) for tag, words in own if channel in words)
+        found[channel] = compile_parts(channel, words[channel], version.parts, tag)
+    return found
+
+
 @lru_cache(maxsize=10_000)
-def _compile(environment: _Words, source: str) -> Part:
+def _compile(environment: Sandbox, source: str, locale: str) -> Part:
+    running.now = Run()  # constants are computed while compiling
     try:
         template = environment.from_string(source)
+        for name in environment.parts:
+            environment.get_template(name)
     except TemplateSyntaxError as error:
-        raise TemplateBroken(f"line {error.lineno}: {error.message}", error.lineno) from None
+        raise TemplateBroken(f"line {error.lineno}: {error.message}", error.lineno, error.name) from None
+    except TemplateBroken:
+        raise
     except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, SyntaxError) as error:
         raise TemplateBroken(f"{type(error).__name__}: {error}") from None
-    if template.blocks:
-        raise TemplateBroken("blocks are for templates that extend each other; these do not")
-    return Part(environment, template.root_render_func)
+    extends = bool(environment.parts) and any(one.extended for one in references(parse(source)))
+    blocks = template.blocks if extends else None
+    return Part(environment, template.root_render_func, blocks, locale)
 
 
-def _bounded(pieces: Iterator[str]) -> str:
-    """Joins what a template yields, and stops where it is too much."""
-    found, count = "", 0
-    while True:
-        some = list(islice(pieces, PIECES))
-        found = found + "".join(some) if count else "".join(some)
-        count += len(some)
-        if len(found) > MAX_OUTPUT:
-            raise TemplateBroken(f"more than {MAX_OUTPUT} characters")
-        if len(some) < PIECES:
-            return found
-        if count >= MAX_PIECES:
-            raise TemplateBroken(f"more than {MAX_PIECES} pieces")
+class Contexts(Run):
+    """The variables of one notification, ready for every part of every channel.
 
-
-class _Variables(Context):
-    """A context of variables alone: making one of Jinja's own is half of what its `render` costs.
-
-    The parts of a template can share it: they define no blocks and import nothing, and nothing in the
-    sandbox can change the variables.
+    Numbers, money and dates are written as in `locale`, as far as the words are in its language, and in
+    the zone `timezone`.
     """
-
-    def __init__(self, environment: Environment, variables: dict[str, Any]) -> None:
-        self.environment, self.parent, self.name = environment, variables, None
-        self.vars, self.exported_vars, self.globals_keys, self.blocks = {}, set(), set(), {}
-        self.eval_ctx = EvalContext(environment, None)
-
-    def resolve_or_missing(self, key: str) -> Any:
-        if self.vars:
-            return super().resolve_or_missing(key)
-        return self.parent.get(key, missing)
-
-
-class Contexts:
-    """The variables of one notification, ready for every part of every channel."""
 
     __slots__ = ("_contexts", "_filled", "variables")
 
-    def __init__(self, variables: dict[str, Any]) -> None:
-        self.variables = variables
+    def __init__(
+        self, variables: dict[str, Any], locale: str | None = None, timezone: str | None = None
+    ) -> None:
+        self.variables, self.locale, self.timezone = variables, locale, timezone or "UTC"
         self._filled: dict[Part, str] = {}
-        self._contexts: dict[Environment, _Variables] = {}
+        self._contexts: dict[Environment, Variables] = {}
 
     def fill(self, part: Part) -> str:
         """A part, filled; channels that share one (a subject, often) have it filled once."""
         found = self._filled.get(part)
         if found is None:
-            context = self._contexts.get(part.environment)
-            if context is None:
-                context = self._contexts[part.environment] = _Variables(part.environment, self.variables)
-            elif context.vars:  # what the part before this one has set is not this one's
-                context.vars.clear()
-                context.exported_vars.clear()
-            found = self._filled[part] = _bounded(part.root(context))
+            environment, blocks = part.environment, part.blocks
+            if blocks is not None:  # a layout fills its blocks in: it needs a context of its own
+                context = Variables(environment, self.variables, None, blocks)
+            elif (shared := self._contexts.get(environment)) is None:
+                context = self._contexts[environment] = Variables(environment, self.variables)
+            else:
+                context = shared
+                if context.vars:  # what the part before this one has set is not this one's
+                    context.vars.clear()
+                    context.exported_vars.clear()
+            self.left, self.words = MAX_WORK, part.locale
+            running.now = self
+            found = self._filled[part] = bounded(part.root(context))
         return found
 
 

@@ -15,7 +15,7 @@ from pipeline.settings import Settings, given
 from pipeline.topics import ROLES
 from schemas.base import dumps
 from schemas.kinds import Channel
-from schemas.template import Parts, Template
+from schemas.template import Parts, Template, Version
 from schemas.workflow import Workflow
 
 CHANNELS = (Channel.EMAIL, Channel.WEB)
@@ -36,7 +36,9 @@ def settings(bootstrap_servers: str, prefix: str, partitions: int, state_dir: Pa
 def catalogue(channels: tuple[Channel, ...] = CHANNELS) -> Catalogue:
     """One workflow and one template, which come to what the simple job does."""
     parts = Parts(subject=SUBJECT_SOURCE, text=BODY_SOURCE)
-    template = Template(name="order-confirmed", versions={1: dict.fromkeys(channels, parts)})
+    template = Template(
+        name="order-confirmed", versions={1: Version(channels=dict.fromkeys(channels, parts))}
+    )
     workflow = Workflow(
         name="order-confirmed",
         on="order_confirmed",

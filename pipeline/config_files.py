@@ -11,62 +11,19 @@ from pydantic import BaseModel
 
 from agents import topics
 from agents.catalogue import Catalogue
+from agents.versions import rolled_back
 from pipeline import rules
 from pipeline.foresight import catalogue_of
-from pipeline.rules import RulesBroken, TemplateSource
+from pipeline.rules import RulesBroken
 from pipeline.settings import Settings
 from pipeline.topics import client_options
 from schemas.base import Frozen
-from schemas.template import Template
+from schemas.template import Template, TemplateSource
 from schemas.workflow import Workflow
 
 M = TypeVar("M", bound=Frozen)
 S = TypeVar("S", bound=Frozen)
 REQUEST_BYTES = 8 << 20
-
-
-class Kind(NamedTuple, Generic[M, S]):
-    """One kind of rules: `M` is the value of its topic, `S` what a file says of it.
-
-    `following` gives what is to be published so that the topic says what the file does; None: nothing.
-    """
-
-    folder: str
-    topic: str
-    load: Callable[[Path], Sequence[S]]
-    known: Callable[[Catalogue], Mapping[str, M]]
-    source: Callable[[M], S]
-    following: Callable[[M | None, S], M | None]
-
-
-def _template(known: Template | None, source: TemplateSource) -> Template | None:
-    """The template that says what the source does: a version that is kept, where one does; else a new one."""
-    if known is None:
-        return rules.next_template(None, source)
-    if _template_source(known) == source:
-        return None
-    for version in sorted(known.versions, reverse=True):
-        earlier = known.model_copy(update={"current": version})
-        if _template_source(earlier) == source:
-            return earlier
-    return rules.next_template(known, source)
-
-
-def _template_source(template: Template) -> TemplateSource:
-    return TemplateSource.model_construct(name=template.name, channels=template.versions[template.current])
-
-
-KINDS: tuple[Kind[Any, Any], ...] = (
-    Kind[Template, TemplateSource](
-        "templates", topics.TEMPLATES, rules.load_templates, lambda catalogue: catalogue.templates,
-        _template_source, _template,
-    ),
-    Kind[Workflow, Workflow](
-        "workflows", topics.WORKFLOWS, rules.load_workflows, lambda catalogue: catalogue.workflows,
-        lambda workflow: workflow, lambda known, source: None if known == source else source,
-    ),
-)  # fmt: skip
-"""What there is, in the order in which it is published: a workflow comes after the template that it names."""
 
 
 # -- as YAML
@@ -89,11 +46,66 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def as_yaml(source: BaseModel) -> str:
-    """A source as the YAML that the loader reads back to an equal one; what is by default is left out."""
-    plain = source.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+def as_yaml(source: BaseModel, *but: str) -> str:
+    """A source, without those fields, as the YAML that the loader reads back; defaults are left out."""
+    plain = source.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=set(but))
+    plain = {"name": None} | plain  # the name stands first
     written: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return written
+
+
+# -- what there is
+
+
+class Kind(NamedTuple, Generic[M, S]):
+    """One kind of rules: `M` is the value of its topic, `S` what files say of it.
+
+    `files` are what a source is written as, by name within the folder. `following` gives what is to be
+    published so that the topic says what the files do; None: nothing.
+    """
+
+    folder: str
+    topic: str
+    load: Callable[[Path], Sequence[S]]
+    known: Callable[[Catalogue], Mapping[str, M]]
+    source: Callable[[M], S]
+    files: Callable[[S], Mapping[str, str]]
+    following: Callable[[M | None, S], M | None]
+
+
+def _template_source(template: Template) -> TemplateSource:
+    return TemplateSource.model_construct(name=template.name, **dict(template.versions[template.current]))
+
+
+def _template_files(source: TemplateSource) -> dict[str, str]:
+    partials = {f"{rules.PARTIALS}/{name}": text for name, text in source.parts.items()}
+    return {f"{source.name}.yaml": as_yaml(source, "parts"), **partials}
+
+
+def _following_template(known: Template | None, source: TemplateSource) -> Template | None:
+    """The template that says what the source does: a version that is kept, where one does; else a new one."""
+    wanted = source.version()
+    if known is not None:
+        if known.versions[known.current] == wanted:
+            return None
+        for number in sorted(known.versions, reverse=True):
+            if known.versions[number] == wanted:
+                return rolled_back(known, number)
+    return rules.next_template(known, source)
+
+
+KINDS: tuple[Kind[Any, Any], ...] = (
+    Kind[Template, TemplateSource](
+        "templates", topics.TEMPLATES, rules.load_templates, lambda catalogue: catalogue.templates,
+        _template_source, _template_files, _following_template,
+    ),
+    Kind[Workflow, Workflow](
+        "workflows", topics.WORKFLOWS, rules.load_workflows, lambda catalogue: catalogue.workflows,
+        lambda workflow: workflow, lambda workflow: {f"{workflow.name}.yaml": as_yaml(workflow)},
+        lambda known, source: None if known == source else source,
+    ),
+)  # fmt: skip
+"""All of them, in the order in which they are published: a workflow after the template that it names."""
 
 
 # -- from the topics to files
@@ -120,10 +132,10 @@ def write(catalogue: Catalogue, directory: Path, *, prune: bool) -> Exported:
     wanted: dict[Path, str] = {}
     others: list[Path] = []
     for kind in KINDS:
+        texts = _texts(kind, catalogue)
+        _check(kind, texts, catalogue)
         folder = directory / kind.folder
-        for name, model in sorted(kind.known(catalogue).items()):
-            wanted[folder / f"{name}.yaml"] = as_yaml(kind.source(model))
-        _check(kind, {path: text for path, text in wanted.items() if path.parent == folder}, catalogue)
+        wanted |= {folder / name: text for name, text in texts.items()}
         others += [file for file in rules.files(folder) if file not in wanted]
     if others and not prune:
         raise RulesBroken(f"{others[0]}: is not of what is in force; --prune removes it")
@@ -132,19 +144,31 @@ def write(catalogue: Catalogue, directory: Path, *, prune: bool) -> Exported:
         if path.exists() and path.read_text(encoding="utf-8") == text:
             same.append(str(path.relative_to(directory)))
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        _write(path, text)
         written.append(str(path.relative_to(directory)))
     for file in others:
         file.unlink()
     return Exported(tuple(written), tuple(same), tuple(str(one.relative_to(directory)) for one in others))
 
 
-def _check(kind: Kind[Any, Any], texts: Mapping[Path, str], catalogue: Catalogue) -> None:
-    """Reads back what is about to be written."""
+def _texts(kind: Kind[Any, Any], catalogue: Catalogue) -> dict[str, str]:
+    """What a folder is to hold. Raises RulesBroken where two rules want the same file to be different."""
+    found: dict[str, str] = {}
+    for name, model in sorted(kind.known(catalogue).items()):
+        for file, text in kind.files(kind.source(model)).items():
+            if found.setdefault(file, text) != text:
+                raise RulesBroken(
+                    f"{kind.folder}/{file}: {name} was published with another one than those before it; "
+                    "publish them together once more"
+                )
+    return found
+
+
+def _check(kind: Kind[Any, Any], texts: Mapping[str, str], catalogue: Catalogue) -> None:
+    """Reads back what is about to be written. Raises RulesBroken."""
     with tempfile.TemporaryDirectory() as place:
-        for path, text in texts.items():
-            (Path(place) / path.name).write_text(text, encoding="utf-8")
+        for name, text in texts.items():
+            _write(Path(place) / name, text)
         try:
             found = {source.name: source for source in kind.load(Path(place))}
         except RulesBroken as error:
@@ -152,6 +176,11 @@ def _check(kind: Kind[Any, Any], texts: Mapping[Path, str], catalogue: Catalogue
     for name, model in kind.known(catalogue).items():
         if found.get(name) != kind.source(model):
             raise RulesBroken(f"{kind.folder}/{name}.yaml: would not be read back as it is")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 # -- from files to the topics

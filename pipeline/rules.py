@@ -5,48 +5,37 @@ like any other (in YAML 1.1 it would be true).
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
+from agents.bundle import bundled
 from agents.render import TemplateBroken, compile_parts
-from schemas.base import Frozen
-from schemas.kinds import Channel
-from schemas.template import KEPT_VERSIONS, Parts, Template
-from schemas.workflow import Name, Workflow
+from agents.variables import Expected, SchemaBroken
+from agents.versions import published
+from schemas.template import MAX_PARTS, Parts, Place, Template, TemplateSource, Variant
+from schemas.workflow import Workflow
 
 MAX_FILE_BYTES = 512_000
-MAX_TEMPLATE_BYTES = 3_500_000
-"""A template with all the versions that it keeps; its topic takes a little more."""
+MAX_PARTIAL_BYTES = 256_000
+MAX_PARTIALS = 200
+PARTIALS = "partials"
+"""The folder beside the templates that holds what they extend and include."""
 
 _SUFFIXES = (".yaml", ".yml")
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {_TAG + name for name in ("int", "float", "bool", "null")}
 _TEXTS = {_TAG + name for name in ("str", "timestamp", "value", "merge")}
 
-Place = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
 class RulesBroken(ValueError):
     """A rule that cannot be used; the message names file, line and field."""
-
-
-class TemplateSource(Frozen):
-    """A template as its file has it: without a version, which it gets when it is published."""
-
-    name: Name
-    channels: dict[Channel, Parts] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _mail_has_a_subject(self) -> Self:
-        email = self.channels.get(Channel.EMAIL)
-        if email is not None and email.subject is None:
-            raise ValueError("channels.email: a mail needs a subject")
-        return self
 
 
 def load_workflows(directory: Path) -> list[Workflow]:
@@ -66,36 +55,47 @@ def load_workflows(directory: Path) -> list[Workflow]:
 
 
 def load_templates(directory: Path) -> list[TemplateSource]:
-    """The templates of a directory, one a file, by file name; each compiles. Raises RulesBroken."""
+    """The templates of a directory, one a file, by file name, with the partials that they need.
+
+    Each compiles, in all its locales and variants. Raises RulesBroken.
+    """
     found: list[TemplateSource] = []
     names: dict[str, str] = {}
+    folder = directory / PARTIALS
+    partials = load_partials(folder)
     for source in _sources(directory):
         template = source.model(TemplateSource, source.value, ())
         source.only_once(names, template.name, ("name",))
-        for channel, parts in template.channels.items():
-            source.compile(channel, parts)
-        found.append(template)
+        found.append(source.complete(template, folder, partials))
+    return found
+
+
+def load_partials(folder: Path) -> dict[str, str]:
+    """Layouts and partials by file name; none where there is no such folder. Raises RulesBroken."""
+    found: dict[str, str] = {}
+    if not folder.is_dir():
+        return found
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith("."):
+            continue
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", file.name):
+            raise RulesBroken(f"{file}:1: (whole): a name has small letters, digits, . _ and -")
+        if len(found) == MAX_PARTIALS:
+            raise RulesBroken(f"{folder}: more than {MAX_PARTIALS} files")
+        try:
+            if file.stat().st_size > MAX_PARTIAL_BYTES:
+                raise RulesBroken(f"{file}:1: (whole): more than {MAX_PARTIAL_BYTES} bytes")
+            found[file.name] = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RulesBroken(f"{file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise RulesBroken(f"{file}:1: (whole): that is not UTF-8") from None
     return found
 
 
 def next_template(known: Template | None, source: TemplateSource) -> Template | None:
-    """The template with the source as its current version, or None where there is nothing to publish.
-
-    There is nothing where the current version says the same, or the newest does: then an operator has
-    rolled back, and a restart must not undo it. At most KEPT_VERSIONS are kept, the newest ones.
-    """
-    if known is None:
-        return Template(name=source.name, current=1, versions={1: source.channels})
-    newest = max(known.versions)
-    if source.channels in (known.versions[known.current], known.versions[newest]):
-        return None
-    versions = {**known.versions, newest + 1: source.channels}
-    while True:
-        versions = dict(sorted(versions.items())[-KEPT_VERSIONS:])
-        following = Template(name=known.name, current=newest + 1, versions=versions)
-        if len(versions) == 1 or len(following.to_json()) <= MAX_TEMPLATE_BYTES:
-            return following
-        del versions[min(versions)]
+    """The template with the source as its current version, or None where there is nothing to publish."""
+    return published(known, source.name, source.version())
 
 
 class _Source:
@@ -125,19 +125,36 @@ class _Source:
             self.broken(place, f"{name!r} is taken: {known[name]}", skip=len(place) - 1)
         known[name] = here
 
-    def compile(self, channel: Channel, parts: Parts) -> None:
-        """Compiles the words of a channel."""
-        for name in ("subject", "text", "html"):
-            text = getattr(parts, name)
-            if text is None:
-                continue
+    def complete(self, template: TemplateSource, folder: Path, partials: dict[str, str]) -> TemplateSource:
+        """The template with the partials that it needs; all of it compiles."""
+        needed: dict[str, str] = {}
+        for place, channel, parts in template.places():
+            for name in ("subject", "text", "html"):
+                if (text := getattr(parts, name)) is None:
+                    continue
+                try:
+                    needed |= (of_text := bundled([text], partials))
+                    words = Parts(text="", html=text) if name == "html" else Parts(text=text)
+                    compile_parts(channel, words, of_text)
+                except TemplateBroken as error:
+                    self._template_broken((*place, name), error, folder)
+        if template.json_schema is not None:
             try:
-                compile_parts(channel, Parts(text=text))
-            except TemplateBroken as error:
-                place: Place = ("channels", str(channel), name)
-                begins = self._blocks.get(place)
-                line = begins + error.line if begins is not None and error.line is not None else None
-                self.broken(place, str(error), line=line)
+                Expected(template.json_schema)
+            except SchemaBroken as error:
+                self.broken(("schema", *error.place), str(error))
+        if len(needed) > MAX_PARTS:
+            self.broken((), f"more than {MAX_PARTS} layouts and partials")
+        return template.model_copy(update={"parts": dict(sorted(needed.items()))})
+
+    def _template_broken(self, place: Place, error: TemplateBroken, folder: Path) -> NoReturn:
+        begins = self._blocks.get(place)
+        line = begins + error.line if begins is not None and error.line is not None else None
+        if error.part is None:
+            self.broken(place, str(error), line=line)
+        told = ".".join(map(str, place))
+        where = f"{folder / error.part}:{error.line or 1}"
+        raise RulesBroken(f"{where}: (whole): {error} (needed by {self.file}:{self._line(place)}: {told})")
 
     def broken(self, place: Place, what: str, *, skip: int = 0, line: int | None = None) -> NoReturn:
         """Raises RulesBroken; `skip` leaves out the beginning of the place, which the line tells."""
@@ -153,16 +170,24 @@ class _Source:
     def _refuse_unknown(self, model: type[BaseModel], value: Any, at: Place, *, skip: int) -> None:
         if not isinstance(value, dict):
             return
+        known = [field.alias or name for name, field in model.model_fields.items() if name != "parts"]
         for name in value:
-            if name not in model.model_fields:
-                near = difflib.get_close_matches(name, model.model_fields, 1)
-                hint = (
-                    f"; did you mean {near[0]}?" if near else f"; there are {', '.join(model.model_fields)}"
-                )
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
                 self.broken((*at, name), f"no such field{hint}", skip=skip)
-        if model is TemplateSource and isinstance(value.get("channels"), dict):
-            for channel, parts in value["channels"].items():
-                self._refuse_unknown(Parts, parts, (*at, "channels", channel), skip=skip)
+        if model in (TemplateSource, Variant):
+            self._refuse_unknown_words(value.get("channels"), (*at, "channels"), skip=skip)
+            locales = value.get("locales")
+            for locale, words in locales.items() if isinstance(locales, dict) else ():
+                self._refuse_unknown_words(words, (*at, "locales", locale), skip=skip)
+            variants = value.get("variants") if model is TemplateSource else None
+            for index, variant in enumerate(variants if isinstance(variants, list) else ()):
+                self._refuse_unknown(Variant, variant, (*at, "variants", index), skip=skip)
+
+    def _refuse_unknown_words(self, words: Any, at: Place, *, skip: int) -> None:
+        for channel, parts in words.items() if isinstance(words, dict) else ():
+            self._refuse_unknown(Parts, parts, (*at, channel), skip=skip)
 
     def _read(self) -> Any:
         try:

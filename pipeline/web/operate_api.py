@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
 from agents.render import TemplateBroken
+from agents.versions import VersionGone
 from pipeline import explaining
 from pipeline.web import story, wording
 from pipeline.web.operations import Operations, Unreachable
@@ -14,7 +15,7 @@ from pipeline.web.problem import MEDIA_TYPE, Problem, Wrong
 from pipeline.web.story import Asked, Beside
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk, NotHeld
-from pipeline.web.wording import NoSuchVersion
+from pipeline.web.wording import NoSuchTemplate, Wanted
 from schemas.ids import hash_in, user_hash
 from schemas.notification import EventRef
 from schemas.template import Template
@@ -67,10 +68,12 @@ class Workflows(BaseModel):
 
 
 class PreviewOf(BaseModel):
-    """Which version to fill (null: the current one), and with what."""
+    """Which version to fill (null: the current one), and with what; of which locale and variant."""
 
     version: int | None = Field(default=None, ge=1)
     variables: dict[str, Any] = {}
+    locale: str | None = None
+    variant: str | None = None
 
 
 class Content(BaseModel):
@@ -199,10 +202,9 @@ def _add_rules(routes: APIRouter, operations: Operations) -> None:
     @routes.post("/templates/{name}/preview", responses=_NO_TEMPLATE)
     async def preview(name: str, wanted: Annotated[PreviewOf, Body()]) -> Previewed:
         """What a version would say with these variables; sends nothing."""
-        _template(operations, name)
         try:
-            found = await wording.preview(catalogue, name, wanted.version, wanted.variables)
-        except (NoSuchVersion, TemplateBroken) as error:
+            found = await wording.preview(_template(operations, name), Wanted(**dict(wanted)))
+        except VersionGone as error:
             raise Wrong(422, str(error), "version") from None
         content = {
             str(channel): Content(subject=one.subject, text=one.text, html=one.html)
@@ -214,11 +216,10 @@ def _add_rules(routes: APIRouter, operations: Operations) -> None:
     @routes.post("/templates/{name}/rollback", responses=_NO_TEMPLATE)
     async def rollback(name: str, to: Annotated[RollbackTo, Body()]) -> TemplateName:
         """Makes a version that is kept the current one; each process takes it over as it hears of it."""
-        _template(operations, name)
         try:
-            following = wording.rolled_back(catalogue, name, to.version)
+            following = wording.rolled_back(_template(operations, name), to.version)
             await operations.publish(following)
-        except (NoSuchVersion, TemplateBroken) as error:
+        except (VersionGone, TemplateBroken) as error:
             raise Wrong(422, str(error), "version") from None
         except Unreachable as error:
             raise Wrong(503, str(error)) from None
@@ -232,7 +233,7 @@ def _named(template: Template) -> TemplateName:
 def _template(operations: Operations, name: str) -> Template:
     try:
         return wording.template_of(operations.catalogue, name)
-    except NoSuchVersion as error:
+    except NoSuchTemplate as error:
         raise Wrong(404, str(error)) from None
 
 

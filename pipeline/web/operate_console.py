@@ -8,15 +8,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from agents.render import TemplateBroken
+from agents.versions import VersionGone
 from pipeline.web import wording
 from pipeline.web.console import Pages, frame
 from pipeline.web.operations import Operations
-from pipeline.web.wording import NoSuchVersion, Preview
+from pipeline.web.wording import NoSuchTemplate, Preview, Wanted
 
 MOST_IN_ADDRESS = 12_000
 """Characters of what a frame is asked for with; beyond them its HTML is shown as source."""
 MOST_FIELDS = 10
+FIELDS = ("version", "variables", "locale", "variant")
 
 
 class Unusable(ValueError):
@@ -40,7 +41,7 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
 
     @routes.get("/{name}")
     async def template(name: str, version: str = "") -> Response:
-        return await page(name, version, "{}", fill=False)
+        return await page(name, {"version": version, "variables": "{}"}, fill=False)
 
     @routes.post("/{name}")
     async def preview(request: Request, name: str) -> Response:
@@ -49,38 +50,52 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             form = parse_qs(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
         except ValueError:
             form = {}
-        return await page(name, form.get("version", [""])[0], form.get("variables", [""])[0], fill=True)
+        return await page(name, {field: texts[0] for field, texts in form.items()}, fill=True)
 
     @routes.get("/{name}/html/{channel}")
-    async def html(name: str, channel: str, version: str = "", variables: str = "{}") -> Response:
+    async def html(
+        name: str,
+        channel: str,
+        version: str = "",
+        variables: str = "{}",
+        locale: str = "",
+        variant: str = "",
+    ) -> Response:
         try:
-            found = await wording.preview(catalogue, name, _version(version), _variables(variables))
-        except (NoSuchVersion, TemplateBroken, Unusable):
+            template = wording.template_of(catalogue, name)
+            wanted = _wanted(version, variables, locale, variant)
+            found = await wording.preview(template, wanted)
+        except (NoSuchTemplate, VersionGone, Unusable):
             return frame(None)
         return frame(next((one.html for at, one in found.content.items() if at == channel), None))
 
-    async def page(name: str, version: str, variables: str, *, fill: bool) -> Response:
+    async def page(name: str, form: dict[str, str], *, fill: bool) -> Response:
+        asked = {field: form.get(field, "").strip() for field in FIELDS}
         found: Preview | None = None
         wrong = ""
         try:
             template = wording.template_of(catalogue, name)
-        except NoSuchVersion as error:
+        except NoSuchTemplate as error:
             return pages.missing("No such template", f"{error}.".capitalize())
+        chosen = template.current
         try:
-            number = _version(version)
-            wording.template_of(catalogue, name, number)
+            chosen = wording.version_of(template, _version(asked["version"]))
             if fill:
-                found = await wording.preview(catalogue, name, number, _variables(variables))
-        except (NoSuchVersion, TemplateBroken, Unusable) as error:
-            number, wrong = None, str(error)
-        asked = urlencode({"version": version, "variables": variables})
+                found = await wording.preview(template, _wanted(**asked))
+        except (VersionGone, Unusable) as error:
+            wrong = str(error)
+        query = urlencode(asked)
         return pages.page(
-            "template", 422 if wrong else 200, template=template, chosen=number or template.current,
-            variables=variables, found=found, wrong=wrong,
-            framed=asked if len(asked) <= MOST_IN_ADDRESS else None,
+            "template", 422 if wrong else 200, template=template, chosen=chosen, asked=asked, found=found,
+            wrong=wrong, framed=query if len(query) <= MOST_IN_ADDRESS else None,
         )  # fmt: skip
 
     return routes
+
+
+def _wanted(version: str, variables: str, locale: str, variant: str) -> Wanted:
+    """What a form asks for. Raises Unusable."""
+    return Wanted(_version(version), _variables(variables), locale or None, variant or None)
 
 
 def _version(text: str) -> int | None:

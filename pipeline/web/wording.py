@@ -3,67 +3,70 @@
 import asyncio
 from typing import Any, NamedTuple
 
+from agents import preview as previews
+from agents import versions
 from agents.catalogue import Catalogue
-from agents.render import Contexts, Rendering, TemplateBroken, render
 from schemas.kinds import Channel
 from schemas.message import ChannelContent
-from schemas.template import Template
+from schemas.template import Template, Version
 
 
-class NoSuchVersion(LookupError):
-    """There is no template of that name, or no such version of it; the message says which."""
+class NoSuchTemplate(LookupError):
+    """There is no template of that name; the message says so."""
+
+
+class Wanted(NamedTuple):
+    """Which of a template's words are to be filled (no version: the current one), and with what."""
+
+    version: int | None
+    variables: dict[str, Any]
+    locale: str | None = None
+    variant: str | None = None
 
 
 class Preview(NamedTuple):
     """What each channel of a version would say, or the problem with it."""
 
-    name: str
     version: int
     content: dict[Channel, ChannelContent]
     problems: dict[Channel, str]
 
 
-def template_of(catalogue: Catalogue, name: str, version: int | None = None) -> Template:
-    """A template that has that version. Raises NoSuchVersion."""
+def template_of(catalogue: Catalogue, name: str) -> Template:
+    """A template. Raises NoSuchTemplate."""
     found = catalogue.templates.get(name)
     if found is None:
-        raise NoSuchVersion(f"there is no template {name}")
-    if version is not None and version not in found.versions:
-        kept = ", ".join(str(one) for one in sorted(found.versions))
-        raise NoSuchVersion(f"{name} has no version {version}; it has {kept}")
+        raise NoSuchTemplate(f"there is no template {name}")
     return found
 
 
-def renderings(catalogue: Catalogue, name: str, version: int | None) -> dict[Channel, Rendering]:
-    """What renders a version, the current one unless another is asked for.
+def version_of(template: Template, version: int | None) -> int:
+    """That version's number, or the current one's. Raises VersionGone."""
+    return template.current if version is None else versions.rolled_back(template, version).current
 
-    Raises NoSuchVersion, TemplateBroken.
+
+async def preview(template: Template, wanted: Wanted) -> Preview:
+    """Fills every channel. Raises VersionGone."""
+    number = version_of(template, wanted.version)
+    return await asyncio.to_thread(_preview, number, template.versions[number], wanted)
+
+
+def _preview(number: int, version: Version, wanted: Wanted) -> Preview:
+    content, problems = dict[Channel, ChannelContent](), dict[Channel, str]()
+    for channel in version.channels:
+        found = previews.preview(version, channel, wanted.variables, wanted.locale, wanted.variant)
+        if found.content is not None:
+            content[channel] = found.content
+        else:
+            problems[channel] = "; ".join(f"{one.field}: {one.message}" for one in found.problems)
+    return Preview(number, content, problems)
+
+
+def rolled_back(template: Template, version: int) -> Template:
+    """The template with that version as its current one.
+
+    Raises VersionGone; TemplateBroken for one that every process would refuse.
     """
-    found = template_of(catalogue, name, version)
-    return catalogue.renderings(name, version or found.current) or {}
-
-
-async def preview(catalogue: Catalogue, name: str, version: int | None, variables: dict[str, Any]) -> Preview:
-    """Renders a version, or the current one. Raises NoSuchVersion, TemplateBroken."""
-    by_channel = renderings(catalogue, name, version)
-    number = version or catalogue.templates[name].current
-    return await asyncio.to_thread(_preview, name, number, by_channel, variables)
-
-
-def _preview(
-    name: str, version: int, by_channel: dict[Channel, Rendering], variables: dict[str, Any]
-) -> Preview:
-    contexts, content, problems = Contexts(variables), dict[Channel, ChannelContent](), dict[Channel, str]()
-    for channel, rendering in by_channel.items():
-        try:
-            content[channel] = render(rendering, contexts)
-        except TemplateBroken as error:
-            problems[channel] = str(error)
-    return Preview(name, version, content, problems)
-
-
-def rolled_back(catalogue: Catalogue, name: str, version: int) -> Template:
-    """The template with that version as its current one. Raises NoSuchVersion; TemplateBroken for one that
-    does not compile, which every process would refuse."""
-    renderings(catalogue, name, version)
-    return template_of(catalogue, name).model_copy(update={"current": version})
+    following = versions.rolled_back(template, version)
+    Catalogue((), [following])
+    return following

@@ -149,7 +149,9 @@ def judge(
             wrong.append(line)
     too_soon = seen.acked_too_soon()
     wrong += too_soon
-    lost = sum(pair not in seen.outcomes.states for pair in load.pairs) + len(too_soon)
+    # whoever was told nothing at first, by their own wish, has nothing to be told again
+    owed = load.pairs.keys() - (load.delayed & free_pairs)
+    lost = sum(pair not in seen.outcomes.states for pair in owed) + len(too_soon)
     two_outcomes = [
         pair for pair, states in seen.states.items() if State.SUPPRESSED in states and states & _CALLED
     ]

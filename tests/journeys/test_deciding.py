@@ -1,5 +1,6 @@
 """Journeys of one notification each, from its event to its end, through everything that may keep it."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -517,6 +518,7 @@ def test_an_escalation_to_the_same_target_has_a_key_of_its_own() -> None:
     found.pass_time(HOUR)
     keys = [key for key, _ in found.provider.calls]
     assert len(keys) == len(set(keys)) == 2
+    assert all(re.fullmatch(r"[0-9a-zA-Z.-]+", key) for key in keys), "they stand in a Message-ID"
 
 
 # -- again

@@ -107,6 +107,98 @@ def test_an_old_version_that_is_broken_harms_only_itself() -> None:
         catalogue.renderings("order", 1)
 
 
+def a_shop(**fields: Any) -> Template:
+    version = {
+        "default_locale": "en",
+        "channels": {"email": {"subject": "s", "text": "hello"}, "web": {"text": "hi"}},
+        "locales": {"pt": {"web": {"text": "olá"}}, "pt-BR": {"email": {"subject": "s", "text": "oi"}}},
+        "variants": [
+            {"name": "a", "weight": 1},
+            {"name": "b", "weight": 1, "channels": {"web": {"text": "hey"}}},
+        ],
+    }  # fmt: skip
+    return Template.model_validate({"name": "order", "versions": {1: version | fields}})
+
+
+@pytest.mark.parametrize(
+    ("locale", "variant", "email", "web"),
+    [
+        (None, None, ("hello", "en"), ("hi", "en")),
+        ("pt-BR", None, ("oi", "pt-BR"), ("olá", "pt")),
+        ("pt_br", None, ("oi", "pt-BR"), ("olá", "pt")),
+        ("pt-PT", None, ("hello", "en"), ("olá", "pt")),
+        ("de", None, ("hello", "en"), ("hi", "en")),
+        ("??", None, ("hello", "en"), ("hi", "en")),
+        (None, "a", ("hello", "en"), ("hi", "en")),
+        (None, "b", ("hello", "en"), ("hey", "en")),
+        ("pt-BR", "b", ("oi", "pt-BR"), ("olá", "pt")),
+    ],
+)
+def test_each_channel_has_the_words_of_its_own_place_in_the_chain(
+    locale: str | None, variant: str | None, email: tuple[str, str], web: tuple[str, str]
+) -> None:
+    catalogue = Catalogue(templates=[a_shop()])
+    found = catalogue.renderings("order", 1, locale, variant)
+    assert found is not None
+    for channel, (text, tag) in ((Channel.EMAIL, email), (Channel.WEB, web)):
+        assert render(found[channel], Contexts({})).text == text
+        assert catalogue.locale_of("order", 1, channel, locale, variant) == tag
+
+
+def test_what_is_not_there_is_none() -> None:
+    catalogue = Catalogue(templates=[a_shop()])
+    assert catalogue.renderings("order", 1, "pt", "zzz") is None
+    assert catalogue.renderings("order", 2, "pt") is None
+    assert catalogue.locale_of("order", 1, Channel.SMS, "pt") is None
+    assert catalogue.variant_of("order", 2, "u-1") is None
+    assert catalogue.check("order", 2, {}) == []
+
+
+def test_a_user_has_a_variant_where_the_version_has_some() -> None:
+    assert Catalogue(templates=[a_shop()]).variant_of("order", 1, "u-1") in ("a", "b")
+    assert Catalogue(templates=[a_shop(variants=[])]).variant_of("order", 1, "u-1") is None
+
+
+def test_variables_are_checked_by_the_schema_of_their_version() -> None:
+    catalogue = Catalogue(templates=[a_shop(schema={"required": ["order"]})])
+    assert [problem.message for problem in catalogue.check("order", 1, {})] == [
+        '"order" is a required property'
+    ]
+    assert catalogue.check("order", 1, {"order": 1}) == []
+    catalogue.set_template(a_shop())
+    assert catalogue.check("order", 1, {}) == []
+
+
+def test_a_broken_schema_leaves_the_old_template() -> None:
+    catalogue = Catalogue(templates=[a_shop()])
+    with pytest.raises(TemplateBroken, match="schema: "):
+        catalogue.set_template(
+            a_shop(schema={"type": "nonsense"}, channels={"web": {"text": "new"}}, locales={}, variants=[])
+        )
+    found = catalogue.renderings("order", 1)
+    assert found is not None
+    assert render(found[Channel.WEB], Contexts({})).text == "hi"
+
+
+def test_what_is_asked_for_lately_is_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_COMPILED", 10)
+    catalogue = Catalogue(templates=[a_shop()])
+    first = catalogue.renderings("order", 1)
+    for n in range(100):
+        assert catalogue.renderings("order", 1, f"de-{n:03}") is not None
+        assert catalogue.renderings("order", 1) is first
+    assert len(catalogue._compiled) + len(catalogue._compiled_before) <= 20
+
+
+def test_a_locale_that_is_broken_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(templates=[a_shop(locales={"pt": {"web": {"text": "{{ broken"}}})])
+    for _ in range(2):
+        with pytest.raises(TemplateBroken):
+            catalogue.renderings("order", 1, "pt")
+        monkeypatch.setattr(module, "compile_version", None)
+    assert catalogue.renderings("order", 1) is not None
+
+
 def test_a_template_has_the_version_that_it_calls_current() -> None:
     with pytest.raises(ValidationError, match="no version 7"):
         versions("one", current=7)

@@ -13,7 +13,7 @@ from pipeline import config_files
 from pipeline.config_files import KINDS, Change, Kind, as_yaml, compare, load, write
 from pipeline.rules import RulesBroken
 from schemas.kinds import Channel, Doubt, Priority
-from schemas.template import Parts, Template
+from schemas.template import Parts, Template, Variant, Version
 from schemas.workflow import Workflow
 from tests.journeys.samples import a_template, a_workflow
 
@@ -41,9 +41,22 @@ contents = st.dictionaries(st.sampled_from(Channel), parts, min_size=1, max_size
 
 
 @st.composite
+def versions(draw: st.DrawFn) -> Version:
+    by_channel = draw(contents)
+    some = st.dictionaries(st.sampled_from(sorted(by_channel)), parts)
+    variant = st.builds(Variant, name=names, weight=st.integers(1, 9), channels=some)
+    return Version(
+        channels=by_channel, locales=draw(st.dictionaries(st.sampled_from(["pt", "pt-BR", "de"]), some)),
+        default_locale=draw(st.sampled_from(["en", "fr"])),
+        variants=draw(st.lists(variant, max_size=2, unique_by=lambda one: one.name)),
+        json_schema=draw(st.sampled_from([None, {"type": "object", "required": ["on", "12"]}])),
+    )  # fmt: skip
+
+
+@st.composite
 def templates(draw: st.DrawFn) -> Template:
-    versions = {n: draw(contents) for n in range(1, draw(st.integers(1, 3)) + 1)}
-    return Template(name=draw(names), current=draw(st.sampled_from(sorted(versions))), versions=versions)
+    found = {n: draw(versions()) for n in range(1, draw(st.integers(1, 3)) + 1)}
+    return Template(name=draw(names), current=draw(st.sampled_from(sorted(found))), versions=found)
 
 
 def catalogue_of(found: list[Workflow | Template]) -> Catalogue:
@@ -176,6 +189,29 @@ def test_what_would_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     untitled = a_template("x", email={"text": "a mail without a subject"})
     with pytest.raises(RulesBroken, match=r"templates/order\.yaml:.*a mail needs a subject"):
         write(Catalogue([], [untitled]), tmp_path, prune=False)
+    assert not list(tmp_path.iterdir())
+
+
+def with_partial(name: str, text: str) -> Template:
+    words = {"channels": {"sms": {"text": "{% include 'foot.txt' %}"}}, "parts": {"foot.txt": text}}
+    return Template.model_validate({"name": name, "versions": {1: words}})
+
+
+def test_what_templates_include_stands_beside_them_once(tmp_path: Path) -> None:
+    catalogue = Catalogue([], [with_partial("a", "Bye\n"), with_partial("b", "Bye\n")])
+    told = write(catalogue, tmp_path, prune=False)
+    assert told.written == ("templates/a.yaml", "templates/partials/foot.txt", "templates/b.yaml")
+    assert (tmp_path / "templates/partials/foot.txt").read_text() == "Bye\n"
+    assert "parts" not in (tmp_path / "templates/a.yaml").read_text()
+    assert compare(load(tmp_path), catalogue, prune=True) == []
+    (tmp_path / "templates/partials/foot.txt").write_text("Good bye\n")
+    assert [one.name for one in compare(load(tmp_path), catalogue, prune=True)] == ["a", "b"]
+
+
+def test_templates_of_different_partials_of_one_name_are_refused(tmp_path: Path) -> None:
+    catalogue = Catalogue([], [with_partial("a", "Bye\n"), with_partial("b", "Good bye\n")])
+    with pytest.raises(RulesBroken, match=r"templates/partials/foot\.txt: b was published with another one"):
+        write(catalogue, tmp_path, prune=False)
     assert not list(tmp_path.iterdir())
 
 

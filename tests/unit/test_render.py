@@ -1,5 +1,6 @@
 """Rendering: the same words every time, nothing missing, nothing huge, and no way out of the sandbox."""
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -7,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.budget import MAX_OUTPUT, MAX_WIDTH
 from agents.render import (
-    MAX_OUTPUT,
     MAX_SUBJECT,
-    MAX_WIDTH,
     Contexts,
     TemplateBroken,
     compile_parts,
@@ -27,8 +27,15 @@ DATA = {
 }  # fmt: skip
 
 
-def words(text: str, *, subject: str | None = None, html: str | None = None, **data: Any) -> dict[str, str]:
-    rendering = compile_parts(Channel.EMAIL, Parts(subject=subject, text=text, html=html))
+def words(
+    text: str,
+    *,
+    subject: str | None = None,
+    html: str | None = None,
+    parts: dict[str, str] | None = None,
+    **data: Any,
+) -> dict[str, str]:
+    rendering = compile_parts(Channel.EMAIL, Parts(subject=subject, text=text, html=html), parts)
     found: dict[str, str] = msgspec.to_builtins(render(rendering, Contexts(DATA | data)))
     return found
 
@@ -143,7 +150,23 @@ ESCAPES = [
     "{% set x = namespace() %}{{ x }}",
     "{{ order.items | map(attribute='__class__') | list }}",
     "{% include '/etc/passwd' %}",
+    "{% include '../secret' %}",
     "{% import 'os' as os %}{{ os }}",
+    "{% from 'os' import environ %}{{ environ }}",
+    "{{ self._TemplateReference__context }}",
+    "{{ super.__self__ }}",
+    "{% macro m() %}{{ caller.__globals__ }}{% endmacro %}{% call m() %}{% endcall %}",
+    "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
+    "{{ (1.5 | money('EUR')).__class__ }}",
+    "{{ name | plural(other=name.__class__) }}",
+    "{% for x in order.items %}{{ loop.__init__.__globals__ }}{% endfor %}",
+    "{{ name.encode() }}",
+    "{{ name.translate({}) }}",
+    "{{ (1).to_bytes(2, 'big') }}",
+    "{{ (1).real }}",
+    "{{ order.items.copy() }}",
+    "{{ '%s' | format(name.upper) }}",
+    "{{ 1 | map('(loop)') }}",
 ]
 
 
@@ -152,11 +175,27 @@ def test_there_is_no_way_out_of_the_sandbox(text: str) -> None:
     assert "root:" not in broken(text)
 
 
-@pytest.mark.parametrize("text", ["{% extends 'a' %}", "{% block a %}b{% endblock %}"])
-def test_templates_do_not_extend_each_other(text: str) -> None:
-    broken(text)
+@pytest.mark.parametrize("text", ESCAPES)
+@pytest.mark.parametrize("layout", ["{% include 'part' %}", "{% extends 'part' %}"])
+def test_there_is_none_through_a_part(text: str, layout: str) -> None:
+    assert "root:" not in broken(layout, parts={"part": text})
 
 
+MULTIPLYING = [  # two sizes, each of which is harmless
+    "{{ big.replace('x', big) }}",
+    "{{ big | replace('x', big) }}",
+    "{% filter replace('x', big) %}{{ big }}{% endfilter %}",
+    "{{ many | join(big) }}",
+    "{{ big.join(many | map('string')) }}",
+    "{{ ('{0}' * 50000).format(big) }}",
+    "{{ ('%s' * 5) % (big, big, big, big, big) }}",
+    "{{ ('%s' * 5) | format(big, big, big, big, big) }}",
+    "{{ ([big] * 200000) | map('upper') | list | length }}",
+    "{{ [big] * 200000 }}",
+    "{% set x %}{% for a in many %}{{ big[1:] }}{% endfor %}{% endset %}",
+    "{{ [" + "big[1:]," * 1000 + "] | length }}",
+    "{{ " + " ~ ".join(["big"] * 1000) + " }}",
+]
 BOMBS = {
     "SecurityError": [  # what Python would build in one piece, before anybody could count it
         "{{ 'a' * 200000000 }}",
@@ -179,7 +218,49 @@ BOMBS = {
         "{{ [1] | batch(200000000, 'x') | list }}",
         "{{ 1 | tojson(indent=200000000) }}",
     ],
+    "unsafe": [
+        "{{ 'x'.encode().center(200000000) }}",
+        "{{ (1).to_bytes(200000000, 'big') }}",
+        "{{ 'aaaa'.translate({97: big}) }}",
+    ],
+    "recursion": [
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for a in many recursive %}{{ loop(many) }}{% endfor %}",
+    ],
+    "large": [
+        "{% set a = 7 %}" + "{% set a = a * a %}" * 40,
+        "{% set a = 7 ** 9 %}" + "{% set a = a * a %}" * 40,
+    ],
+    "beside": [
+        "{{ big | indent(big) }}",
+        "{{ big | wordwrap(1, true, big) }}",
+        "{{ big | urlize(target=big) }}",
+    ],
     "more than": [
+        # what is kept and yields nothing
+        "{% set x %}{% for a in many %}{% for b in many %}x{% endfor %}{% endfor %}{% endset %}",
+        "{% for a in many %}{% for b in many %}{% endfor %}{% endfor %}",
+        "{% for a in many %}{% for b in many if false %}{% endfor %}{% endfor %}",
+        "{% for a in many %}{% for b in many | select('none') %}{% endfor %}{% endfor %}",
+        "{% for a in many %}{{ loop.length }}{% for b in many %}{{ loop.index }}{% endfor %}{% endfor %}",
+        "{% for a in many %}{{ (many | sort)[0] }}{% endfor %}",
+        "{% for a in many %}{% if many == many | list %}{% endif %}{% endfor %}",
+        "{% for a in many %}{% if many is eq(many | list) %}{% endif %}{% endfor %}",
+        "{% for a in many %}{% if 'y' in big %}{% endif %}{% endfor %}" * 10,
+        # what calls itself, or others, twice
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+        "{% macro w() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        + "{% call w() %}" * 20
+        + "x"
+        + "{% endcall %}" * 20,
+        "{% macro m() %}{% for a in many %}{{ big }}{% endfor %}{% endmacro %}{{ m() }}",
+        # what doubles
+        "{% set a = 'a' * 200 %}" + "{% set a = a ~ a %}" * 40,
+        "{% set a = 'a' * 200 %}" + "{% set a = a + a %}" * 40,
+        "{% set a = [1] %}" + "{% set a = [a, a] %}" * 40 + "{{ a }}",
+        "{% set a = [1] %}" + "{% set a = {'a': a, 'b': a} %}" * 40 + "{{ a | tojson }}",
+        "{% set a = 'aa' %}" + "{% set a %}{{ a }}{{ a }}{% endset %}" * 40,
+        *MULTIPLYING,
         "{% for a in many %}{{ big }}{% endfor %}",
         "{% for a in many %}{% for b in many %}x{% endfor %}{% endfor %}",
         "{% for a in many %}{% for b in many %}{{ '' }}{% endfor %}{% endfor %}",
@@ -191,6 +272,53 @@ BOMBS = {
 @pytest.mark.parametrize(("why", "text"), [(why, text) for why, texts in BOMBS.items() for text in texts])
 def test_a_template_that_would_be_huge_is_refused(why: str, text: str) -> None:
     assert why in broken(text, many=[0] * 10_000, big="x" * 100_000)
+
+
+IN_PARTS = [
+    ("{% include 'a' %}", {"a": "{% for a in many %}{% for b in many %}{% endfor %}{% endfor %}"}),
+    ("{% for a in many %}{% for b in many %}{% include 'a' %}{% endfor %}{% endfor %}", {"a": ""}),
+    ("{% include 'p0' %}", {f"p{n}": f"{{% include 'p{n + 1}' %}}" * 1_000 for n in range(6)} | {"p6": ""}),
+    ("{% extends 'a' %}{% block b %}{{ super() }}{{ super() }}{% endblock %}",
+     {"a": "{% block b %}{% for a in many %}{{ big }}{% endfor %}{% endblock %}"}),
+    ("{% extends 'a' %}{% block b %}{% for a in many %}{% for b in many %}{{ self.c() }}"
+     "{% endfor %}{% endfor %}{% endblock %}",
+     {"a": "{% block b %}{% endblock %}{% block c %}{% endblock %}"}),
+    ("{% extends 'a' %}{% block b %}{{ self.b() }}{% endblock %}", {"a": "{% block b %}{% endblock %}"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "parts"), IN_PARTS)
+def test_parts_and_blocks_are_bounded_too(text: str, parts: dict[str, str]) -> None:
+    said = broken(text, parts=parts, many=[0] * 10_000, big="x" * 100_000)
+    assert "more than" in said or "recursion" in said
+
+
+def test_what_a_template_may_make_is_bounded_in_memory() -> None:
+    """Each bomb is refused before it is built: the peak stays near what was there before."""
+    tracemalloc.start()
+    try:
+        for text in (*MULTIPLYING, *BOMBS["SecurityError"], *BOMBS["unsafe"], *BOMBS["beside"]):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            broken(text, many=[0] * 10_000, big="x" * 100_000)
+            assert tracemalloc.get_traced_memory()[1] - before < 40_000_000, text
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_budget_is_spent_alike_every_time() -> None:
+    """No clock decides: what just fits, fits on a slow machine too."""
+    text = "{% for a in many %}{% for b in many %}{% endfor %}{% endfor %}x"
+    fits = [n for n in (400, 440, 446, 447, 460) if "x" in text and _renders(text, many=[0] * n)]
+    assert fits == [400, 440, 446]
+
+
+def _renders(text: str, **data: Any) -> bool:
+    try:
+        words(text, **data)
+    except TemplateBroken:
+        return False
+    return True
 
 
 def test_an_output_has_a_bound() -> None:
@@ -212,10 +340,110 @@ def test_a_width_has_a_bound() -> None:
         "{{ name.upper }}",
         "{{ [name.upper] }}",
         "{{ {1: (name.lower,)} }}",
+        "{{ name.upper ~ '' }}",
+        "{{ name.upper | string }}",
+        "{{ order.items | map('upper') | string }}",
+        "{{ [name.upper] | join }}",
+        "{{ '%s' % name.upper }}",
+        "{{ '{}'.format(name.upper) }}",
     ],
 )
 def test_what_would_differ_every_time_is_not_printed(text: str) -> None:
     assert "cannot be printed" in broken(text)
+
+
+# -- layouts and partials
+
+SHOP = {
+    "base.html": "<title>{% block title %}Shop{% endblock %}</title>{% block body %}{% endblock %}"
+    "{% include 'foot.html' %}",
+    "mid.html": "{% extends 'base.html' %}{% block body %}[{% block inner %}{% endblock %}]{% endblock %}",
+    "foot.html": "<p>{{ name }}{{ sign }}</p>",
+}
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("{% include 'foot.html' %}", "<p>&lt;b&gt;!</p>"),
+        ("{% extends 'base.html' %}", "<title>Shop</title><p>&lt;b&gt;!</p>"),
+        (
+            "{% extends 'base.html' %}{% block title %}{{ super() }}: {{ name }}{% endblock %}",
+            "<title>Shop: &lt;b&gt;</title><p>&lt;b&gt;!</p>",
+        ),
+        ("{% extends 'base.html' %}{% set sign = '?' %}", "<title>Shop</title><p>&lt;b&gt;?</p>"),
+        (
+            "{% extends 'mid.html' %}{% block inner %}{{ self.title() }}{% endblock %}",
+            "<title>Shop</title>[Shop]<p>&lt;b&gt;!</p>",
+        ),
+        (
+            "{% for sign in ['1', '2'] %}{% include 'foot.html' %}{% endfor %}",
+            "<p>&lt;b&gt;1</p><p>&lt;b&gt;2</p>",
+        ),
+        (
+            "{% extends 'base.html' %}{% macro b(x) %}<b>{{ x }}</b>{% endmacro %}"
+            "{% block body %}{{ b(name) }}{% endblock %}",
+            "<title>Shop</title><b>&lt;b&gt;</b><p>&lt;b&gt;!</p>",
+        ),
+    ],
+)  # fmt: skip
+def test_layouts_and_partials_are_filled_in(html: str, expected: str) -> None:
+    assert words("", html=html, parts=SHOP, name="<b>", sign="!")["html"] == expected
+    # alone, so that what is shared with other parts makes no difference
+    assert words("{{ name }}", html=html, parts=SHOP, name="<b>", sign="!")["html"] == expected
+
+
+def test_a_partial_escapes_as_the_part_does_that_includes_it() -> None:
+    found = words("{% include 'a' %}", html="{% include 'a' %}", parts={"a": "{{ markup }}"})
+    assert found == {"text": DATA["markup"], "html": "&lt;b&gt;&#34;&amp;&#39;"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{% include 'bas.html' %}", "there is no 'bas.html' among the partials; did you mean base.html?"),
+        ("{% extends 'nothing' %}", "there is no 'nothing' among the partials"),
+        ("{% extends 'base.html' %}{% block boddy %}{% endblock %}", "no block boddy; did you mean body?"),
+        ("{% extends 'base.html' %}lost", "what stands outside of blocks is lost"),
+        ("{% extends 'base.html' %}{{ name }}", "what stands outside of blocks is lost"),
+        ("{% extends 'base.html' %}{% include 'foot.html' %}", "what stands outside of blocks is lost"),
+        ("{% extends name %}", "only one name, as it stands"),
+        ("{% include name %}", "only one name, as it stands"),
+        ("{% include ['a', 'foot.html'] %}", "only one name, as it stands"),
+        ("{% include 'foot.html' ignore missing %}", "include takes the name alone"),
+        ("{% include 'foot.html' without context %}", "include takes the name alone"),
+        ("{% import 'foot.html' as foot %}", "import is not supported"),
+        ("{% from 'foot.html' import x %}", "import is not supported"),
+        ("{% if name %}{% extends 'base.html' %}{% endif %}", "one layout, at the top"),
+        ("{% extends 'base.html' %}{% extends 'mid.html' %}", "one layout, at the top"),
+        ("{% block a %}{% endblock %}", "a block is for a layout"),
+    ],
+)
+def test_what_would_surprise_is_refused(text: str, told: str) -> None:
+    said = broken(text, parts=SHOP)
+    assert told in said
+    assert said.startswith("line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "told", "where"),
+    [
+        ({"a": "{% include 'a' %}"}, "it contains itself: a > a", ("a", 1)),
+        ({"a": "{% include 'b' %}", "b": "\n{% extends 'a' %}"}, "it contains itself: a > b > a", ("b", 2)),
+        ({f"p{n}": f"{{% include 'p{n + 1}' %}}" for n in range(8)} | {"p8": "", "a": "{% include 'p0' %}"},
+         "deeper than 8", None),
+        ({"a": "x\n{{ broken"}, "line 2: unexpected end of template", ("a", 2)),
+        ({"a": "x\n{{ 1 | nonsense }}"}, "line 2: No filter named 'nonsense'", ("a", 2)),
+        ({"a": "{% include 'gone' %}"}, "there is no 'gone'", ("a", 1)),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_broken_is_named(
+    parts: dict[str, str], told: str, where: tuple[str, int] | None
+) -> None:
+    with pytest.raises(TemplateBroken, match=told) as found:
+        compile_parts(Channel.SMS, Parts(text="{% include 'a' %}"), parts)
+    if where is not None:
+        assert (found.value.part, found.value.line) == where
 
 
 json = st.recursive(

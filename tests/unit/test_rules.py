@@ -7,17 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import rules
+from agents import versions
 from pipeline.rules import (
     MAX_FILE_BYTES,
     RulesBroken,
-    TemplateSource,
     load_templates,
     load_workflows,
     next_template,
 )
 from schemas.kinds import Channel, Doubt, Priority
-from schemas.template import KEPT_VERSIONS, Template
+from schemas.template import KEPT_VERSIONS, Template, TemplateSource
 from schemas.workflow import Workflow
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +195,142 @@ def test_a_broken_template_is_named_by_file_line_and_field(tmp_path: Path, text:
     assert broken(tmp_path, text, templates=True).startswith(said)
 
 
+FULL = """\
+name: order
+schema:
+  type: object
+  properties:
+    name: {type: string}
+default_locale: pt-BR
+channels:
+  sms:
+    text: |
+      Olá
+      {% include "foot.txt" %}
+locales:
+  no:
+    sms: {text: Hei}
+variants:
+  - name: a
+    weight: 50
+  - name: b
+    weight: 50
+    channels:
+      sms:
+        text: Oi
+    locales:
+      en:
+        sms:
+          text: |
+            {%- extends "base.txt" -%}
+            {% block body %}Hi{% endblock %}
+"""
+PARTIALS = {
+    "foot.txt": "-- {% include 'name.txt' %}", "name.txt": "The shop", "unused.txt": "x",
+    "base.txt": "{% block body %}{% endblock %}",
+}  # fmt: skip
+
+
+def partials(directory: Path, files: dict[str, str]) -> None:
+    (directory / "partials").mkdir()
+    for name, text in files.items():
+        (directory / "partials" / name).write_text(text)
+
+
+def test_a_template_takes_in_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    partials(tmp_path, PARTIALS)
+    (tmp_path / "a.yaml").write_text(FULL)
+    (found,) = load_templates(tmp_path)
+    assert found.parts == {name: PARTIALS[name] for name in ("base.txt", "foot.txt", "name.txt")}
+    assert found.json_schema == {"type": "object", "properties": {"name": {"type": "string"}}}
+    assert (found.default_locale, set(found.locales)) == ("pt-BR", {"no"})
+    assert [(variant.name, variant.weight) for variant in found.variants] == [("a", 50), ("b", 50)]
+    first = next_template(None, found)
+    assert first is not None
+    assert next_template(Template.model_validate_json(first.to_json()), found) is None
+    (tmp_path / "partials" / "name.txt").write_text("The new shop")
+    following = next_template(first, *load_templates(tmp_path))
+    assert following is not None
+    assert [version.parts["name.txt"] for version in following.versions.values()] == [
+        "The shop",
+        "The new shop",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "foot.txt",
+            "fot.txt",
+            "a.yaml:11: channels.sms.text: line 2: there is no 'fot.txt' among the partials; did",
+        ),
+        ("base.txt", "bas.txt", "a.yaml:27: variants.1.locales.en.sms.text: line 1: there is no 'bas.txt'"),
+        (
+            "block body",
+            "block boby",
+            "a.yaml:28: variants.1.locales.en.sms.text: line 2: the layout has no block",
+        ),
+        ("text: Hei", "txt: Hei", "a.yaml:14: locales.no.sms.txt: no such field; did you mean text?"),
+        ("Hei", "'{{ a'", "a.yaml:14: locales.no.sms.text: line 1: "),
+        (
+            "weight: 50\n    channels",
+            "wait: 50\n    channels",
+            "a.yaml:19: variants.1.wait: no such field; did you",
+        ),
+        ("text: Oi", "body: Oi", "a.yaml:22: variants.1.channels.sms.body: no such field"),
+        ("schema:", "shema:", "a.yaml:2: shema: no such field; did you mean schema?"),
+        (
+            "default_locale: pt-BR",
+            "json_schema: {}",
+            "a.yaml:6: json_schema: no such field; did you mean schema?",
+        ),
+        ("default_locale: pt-BR", "parts: {}", "a.yaml:6: parts: no such field"),
+        ("pt-BR", "pt_BR", "a.yaml:6: default_locale: "),
+        ("pt-BR", "'no'", "a.yaml:1: (whole): locales.no: that is the default locale"),
+        ("type: string", "type: sting", "a.yaml:5: schema.properties.name.type: "),
+        ("{type: string}", "{$ref: 'https://example.com/a'}", "a.yaml:2: schema: "),
+        ("- name: b", "- name: a", "a.yaml:1: (whole): variants: a name stands there twice"),
+        ("sms: {text: Hei}", "web: {text: Hei}", "a.yaml:1: (whole): locales.no.web: channels has no web"),
+    ],
+)
+def test_a_broken_field_of_a_template_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    partials(tmp_path, PARTIALS)
+    assert broken(tmp_path, FULL.replace(old, new, 1), templates=True).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "foot.txt",
+            "a\n{% include 'foot.txt' %}",
+            "foot.txt:2: (whole): it contains itself: foot.txt > foot.txt",
+        ),
+        ("name.txt", "\n\n{% include 'foot.txt' %}", "name.txt:3: (whole): it contains itself: "),
+        ("name.txt", "\n{{ a", "name.txt:2: (whole): line 2: "),
+        ("name.txt", "{{ a | nonsense }}", "name.txt:1: (whole): line 1: No filter named"),
+        ("Name.txt", "", "Name.txt:1: (whole): a name has small letters"),
+        ("big.txt", "x" * 256_001, "big.txt:1: (whole): more than 256000 bytes"),
+    ],
+)
+def test_a_broken_partial_is_named_by_file_line_and_who_needs_it(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    partials(tmp_path, PARTIALS | {name: text})
+    told = broken(tmp_path, FULL, templates=True)
+    assert told.startswith(f"{tmp_path}/partials/{said}")
+    if "whole): it" in told or "whole): line" in told:
+        assert told.endswith("(needed by a.yaml:9: channels.sms.text)")
+
+
+def test_a_partial_that_is_no_text_is_named(tmp_path: Path) -> None:
+    partials(tmp_path, {})
+    (tmp_path / "partials" / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(RulesBroken, match=r"a\.txt:1: \(whole\): that is not UTF-8"):
+        load_templates(tmp_path)
+
+
 def test_a_name_belongs_to_one_template(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(WORDS)
     assert broken(tmp_path, WORDS, templates=True) == f"{tmp_path}/b.yaml:1: name: 'order' is taken: a.yaml:1"
@@ -217,7 +352,7 @@ def published(*texts: str) -> Template:
 
 
 def said(template: Template) -> dict[int, str]:
-    return {number: by_channel[Channel.SMS].text for number, by_channel in template.versions.items()}
+    return {number: version.channels[Channel.SMS].text for number, version in template.versions.items()}
 
 
 def test_the_first_version_is_1_and_a_change_is_the_next() -> None:
@@ -251,7 +386,7 @@ def test_no_number_is_used_twice_and_the_last_are_kept() -> None:
 
 
 def test_a_template_stays_small_enough_for_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MAX_TEMPLATE_BYTES", 1_000)
+    monkeypatch.setattr(versions, "MAX_TEMPLATE_BYTES", 1_000)
     found = published(*[f"{n}" * 200 for n in range(1, 10)])
     assert len(found.to_json()) <= 1_000
     assert max(found.versions) == found.current == 9
