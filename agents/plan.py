@@ -24,7 +24,7 @@ from schemas.message import ChannelContent
 from schemas.notification import COLLECT, DIGEST, ESCALATE, FALLBACK, PLAN, RESUME, Notification, Signal
 from schemas.status import STEP, Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
-from tables.claims import Claim, Instead, Note, Origin, Pinned
+from tables.claims import DEFAULT, Claim, Instead, Manner, Note, Origin, Pinned
 from tables.rows import Rows
 from tables.waits import Wait
 from tables.watches import Watch
@@ -124,16 +124,19 @@ def _decide(
         return _claimed(notification, origin, key, work, gather.close(notification, work.rows))
     version = 0
     try:
-        if notification.content is None:
-            version = work.catalogue.current(notification.template or "") or 0
-            if not version:
-                raise _Fails(Reason.UNKNOWN_TEMPLATE, notification.template or "")
-        renderings = _renderings(notification, version, work.catalogue)
         of = rules.known(work.rows, notification.user_id)
+        manner = DEFAULT
+        if notification.content is None:
+            version = work.catalogue.current(template_of(notification)) or 0
+            if not version:
+                raise _Fails(Reason.UNKNOWN_TEMPLATE, template_of(notification))
+            manner = _manner(notification, of, version, work.catalogue)
+            _check_variables(notification, version, work.catalogue)
+        renderings = _renderings(notification, version, manner, work.catalogue)
         due = _put_off_at_once(notification, of, origin.at, work.policy)
         if due is not None:
             return _put_off(notification, origin, key, work, due)
-        return _choose(notification, origin, key, work, of, version, renderings)
+        return _choose(notification, origin, key, work, of, version, manner, renderings)
     except TemplateBroken as error:
         failure, detail = Reason.TEMPLATE_FAILED, str(error)[:MAX_DETAIL]
     except _Fails as error:
@@ -228,6 +231,7 @@ def _choose(
     work: Work,
     of: Known,
     version: int,
+    manner: Manner,
     renderings: Renderings | None,
 ) -> Sequence[Send]:
     now, rows = origin.at, work.rows
@@ -258,7 +262,12 @@ def _choose(
             if reason is not None:
                 saw = next((saw for _, saw, verdict in noted if verdict == rules.AGAINST), "")
                 pinned, counters = [_capped(one, reason, saw) for one in pinned], ()
-    claim = Claim(origin, notification.position, work.number, version, tuple(pinned), notes=tuple(notes))
+    if manner is not DEFAULT:
+        notes = (*notes, *_words_chosen(notification, manner, renderings))
+    claim = Claim(
+        origin, notification.position, work.number, version, tuple(pinned), notes=tuple(notes),
+        manner=None if manner is DEFAULT else manner,
+    )  # fmt: skip
     sends = _emit(notification, claim, renderings)
     for counter in counters:
         caps.raise_by_one(rows, counter.row, counter.counted)
@@ -340,7 +349,8 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
     if claim.instead is not None:
         return _emit_instead(notification, claim, claim.instead, work.rows)
     is_sent = any(pinned.target is not None for pinned in claim.pinned)
-    renderings = _renderings(notification, claim.version, work.catalogue) if is_sent else None
+    manner = claim.manner or DEFAULT
+    renderings = _renderings(notification, claim.version, manner, work.catalogue) if is_sent else None
     return _emit(notification, claim, renderings)
 
 
@@ -363,7 +373,8 @@ def _emit_instead(notification: Notification, claim: Claim, instead: Instead, ro
 
 def _emit(notification: Notification, claim: Claim, renderings: Renderings | None) -> list[Send]:
     router = Router(notification, claim.origin.at)
-    contexts = Contexts(notification.variables)
+    manner = claim.manner or DEFAULT
+    contexts = Contexts(notification.variables, manner.locale, manner.zone)
     rendered: dict[Channel, ChannelContent] = {}
     why: tuple[Verdict, ...] | None = explain(
         notification.event.type,
@@ -381,7 +392,9 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
             words = rendered.get(channel)
             if words is None:
                 words = rendered[channel] = _words(notification, channel, renderings, contexts)
-            message, status = router.queued(pinned, words, why, has_fallback=has_fallback)
+            message, status = router.queued(
+                pinned, words, why, has_fallback=has_fallback, variant=manner.variant
+            )
             sends.append(message)
             told.append(status)
             size += len(message.value or b"")
@@ -402,12 +415,49 @@ def _of_step(step: str) -> tuple[Note, ...]:
     return ((STEP, "", step),) if step.startswith((FALLBACK, ESCALATE)) else ()
 
 
-def _renderings(notification: Notification, version: int, catalogue: Catalogue) -> Renderings | None:
+def template_of(notification: Notification) -> str:
+    """The template that is rendered in the end: of what is gathered, the digest's."""
+    rule = notification.digest
+    return (rule.template if rule is not None else None) or notification.template or ""
+
+
+def _manner(notification: Notification, of: Known, version: int, catalogue: Catalogue) -> Manner:
+    variant = catalogue.variant_of(template_of(notification), version, notification.user_id)
+    locale = notification.locale or of.locale
+    if variant is None and locale == DEFAULT.locale and of.zone == DEFAULT.zone:
+        return DEFAULT
+    return Manner(locale, of.zone, variant)
+
+
+def _check_variables(notification: Notification, version: int, catalogue: Catalogue) -> None:
+    """Raises _Fails for what the template's schema does not take; a digest is checked when it is whole."""
+    if notification.digest is None:
+        problems = catalogue.check(template_of(notification), version, notification.variables)
+        if problems:
+            raise _Fails(
+                Reason.INVALID_VARIABLES, "; ".join(f"{one.field}: {one.message}" for one in problems)
+            )
+
+
+def _words_chosen(notification: Notification, manner: Manner, renderings: Renderings | None) -> list[Note]:
+    """What there is to tell of the choice of words."""
+    found: list[Note] = []
+    if manner.variant is not None:
+        found.append(("variant", template_of(notification), manner.variant))
+    for locale in {rendering.locale for rendering in (renderings or {}).values()} - {manner.locale}:
+        found.append(("locale", manner.locale, locale))
+    return sorted(found)
+
+
+def _renderings(
+    notification: Notification, version: int, manner: Manner, catalogue: Catalogue
+) -> Renderings | None:
     if notification.content is not None:
         return None
-    found = catalogue.renderings(notification.template or "", version)
+    template = template_of(notification)
+    found = catalogue.renderings(template, version, manner.locale, manner.variant)
     if found is None:
-        raise TemplateBroken(f"version {version} of {notification.template} is gone")
+        raise TemplateBroken(f"version {version} of {template} is gone")
     return found
 
 

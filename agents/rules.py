@@ -9,7 +9,7 @@ from schemas.ids import target_id
 from schemas.kinds import Channel, Priority, Reason
 from schemas.notification import Addresses, Notification
 from tables import caps, people, suppressed
-from tables.claims import Device, Note, Pinned
+from tables.claims import DEFAULT, Device, Note, Pinned
 from tables.people import Person, Wishes
 from tables.rows import Rows
 
@@ -23,7 +23,11 @@ class Known(NamedTuple):
 
     @property
     def zone(self) -> str:
-        return self.user.timezone if self.user is not None else "UTC"
+        return self.user.timezone if self.user is not None else DEFAULT.zone
+
+    @property
+    def locale(self) -> str:
+        return self.user.locale if self.user is not None else DEFAULT.locale
 
 
 def known(rows: Rows, user_id: str) -> Known:

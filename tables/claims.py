@@ -54,10 +54,13 @@ class Instead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Manner(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How the words were rendered: in which language, with whose clock, and which variant of them."""
 
-    locale: str | None
-    zone: str | None
+    locale: str
+    zone: str
     variant: str | None = None
 
+
+DEFAULT = Manner("en", "UTC")
+"""That of a user of whom nothing else is known; claims leave it out."""
 
 Note = tuple[str, str, str]
 """A rule of the whole decision, what it saw, and what it said."""

@@ -18,6 +18,7 @@ BY_USER = b"h|"
 BY_EVENT = b"e|"
 COUNTS = b"g|"
 MINUTES = b"m|"
+VARIANTS = b"v|"
 LATENCIES = b"l|"
 MOST_TIMELINE = 200
 MOST_WHY = 200
@@ -55,6 +56,7 @@ class History(TypedDict):
     duplicates: int
     left_out: int
     awaits_seen: NotRequired[bool]
+    variant: NotRequired[str]
 
 
 def key(notification: str) -> bytes:
@@ -140,6 +142,10 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
     for name in ("workflow", "category", "priority"):
         if (told := getattr(status, name)) is not None:
             history[name] = told
+    if status.variant is not None and "variant" not in history:
+        history["variant"] = status.variant
+        for pair in history["pairs"].values():  # what came before its variant was known
+            _count_variant(rows, history, pair["channel"], pair["state"], 1)
     if status.awaits_seen:
         history["awaits_seen"] = True
     if status.why:
@@ -165,6 +171,8 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
     pairs = history["pairs"]
     if name != WHOLE and (failed := pairs.pop(WHOLE, None)) is not None:
         _count(rows, COUNTS + b"|" + failed["state"].encode(), -1)  # mended: it has been decided afresh
+        if "variant" in history:
+            _count_variant(rows, history, "", failed["state"], -1)
     elif name == WHOLE and pairs and WHOLE not in pairs:
         return  # mended before this was heard
     of_channel = f"{status.channel or ''}:"
@@ -190,6 +198,10 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
         }
     if after == before:
         return
+    if "variant" in history:
+        if before is not None:
+            _count_variant(rows, history, status.channel or "", before, -1)
+        _count_variant(rows, history, status.channel or "", after, 1)
     channel = (status.channel or "").encode()
     if before is not None:
         _count(rows, COUNTS + channel + b"|" + before.encode(), -1)
@@ -199,6 +211,11 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
         took = at - status.event_at
         bucket = next((b for b in BUCKETS_MS if took <= b), -1)
         _count(rows, b"%s%s|%d" % (LATENCIES, channel, bucket), 1)
+
+
+def _count_variant(rows: Rows, history: History, channel: str, state: str, by: int) -> None:
+    key = VARIANTS + "\0".join((history["workflow"] or "", history["variant"], channel, state)).encode()
+    _count(rows, key, by)
 
 
 def _count(rows: Rows, key: bytes, by: int) -> None:
@@ -244,6 +261,15 @@ def latencies(rows: Rows) -> dict[tuple[str, int], int]:
     return found
 
 
+def variants(rows: Rows) -> dict[tuple[str, str, str, str], int]:
+    """How many pairs of (workflow, variant, channel, state) there are now in this partition."""
+    found = {}
+    for row, value in rows.scan(VARIANTS):
+        workflow, variant, channel, state = row.removeprefix(VARIANTS).decode().split("\0")
+        found[workflow, variant, channel, state] = int(value)
+    return found
+
+
 def minutes(rows: Rows, since: int) -> dict[tuple[int, str, str], int]:
     """How often a pair came to a state, by minute since the epoch, channel and state."""
     found = {}
@@ -269,6 +295,8 @@ def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
             return
         for pair in history["pairs"].values():
             _count(rows, COUNTS + pair["channel"].encode() + b"|" + pair["state"].encode(), -1)
+            if "variant" in history:
+                _count_variant(rows, history, pair["channel"], pair["state"], -1)
         if history["duplicates"]:
             _count(rows, COUNTS + b"|duplicate", -history["duplicates"])
         rows.delete(NOTIFICATIONS + id_)

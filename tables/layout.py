@@ -384,6 +384,12 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         _number,
     ),
     Layout(
+        "variants", history.VARIANTS, Keeper.STATUS,
+        "How many messages of a template's variant are in a state now, in one partition",
+        (Part("workflow", TEXT, b"\0"), Part("variant", TEXT, b"\0"), Part("channel", TEXT, b"\0"),
+         Part("state", TEXT)), _number,
+    ),
+    Layout(
         "latencies", history.LATENCIES, Keeper.STATUS,
         "How many first sends took at most so many ms (-1: more), in one partition",
         (Part("channel", TEXT, b"|"), Part("ms", TEXT)), _number,

@@ -106,6 +106,8 @@ RULES: Mapping[str, str] = {
     "category_cap": "of what may be sent of the category in a day, {saw} had been",
     "throttle": "of what the workflow may send in its span of time, {saw} had been",
     "quiet_hours": "the user's quiet hours are {saw}",
+    "variant": "the user's variant of {saw}",
+    "locale": "the words nearest to {saw}",
 }
 """What a rule of the whole decision saw; the rule's name stands for itself where it is not here."""
 

@@ -198,7 +198,7 @@ def story(office: Office) -> str:
         Verdict(rule="workflow", saw="order.placed", verdict="orders"),
         Verdict(rule="email", verdict="queued"),
     )
-    found = office.tell(State.QUEUED, took=5, why=why)
+    found = office.tell(State.QUEUED, took=5, why=why, variant="b")
     office.tell(State.RETRYING, took=60, attempt=1, provider="main", reason="503")
     office.tell(State.SENT, took=1_300, attempt=2, provider="main", provider_message_id="m-1")
     office.tell(

@@ -10,10 +10,12 @@ from agents import topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy
 from agents.sending import Send
+from agents.versions import rolled_back
 from schemas import outcome
 from schemas.ids import notification_id
 from schemas.notification import Signal
 from schemas.status import Status, rfc3339
+from schemas.template import Template
 from tables import history, waits
 from tests.journeys.memory import NOON, NotingProvider, Pipeline
 from tests.journeys.samples import a_template, a_workflow, request
@@ -554,3 +556,100 @@ def test_a_replay_of_everything_is_silent(workflow: dict[str, Any], fields: dict
     assert found.core == rows
     found.pass_time(DAY)
     assert told(found) == before
+
+
+# -- words
+
+EUR = "Order {{ order.id }}, {{ 1234.5 | money('EUR') }}"
+BRL = "Pedido {{ order.id }}, {{ 1234.5 | money('BRL') }}"
+SPOKEN = Template.model_validate(
+    {
+        "name": "order",
+        "versions": {
+            1: {
+                "channels": {"email": {"subject": "s", "text": EUR}},
+                "locales": {
+                    "pt": {"email": {"subject": "s", "text": "Pedido {{ order.id }}"}},
+                    "pt-BR": {"email": {"subject": "s", "text": BRL}},
+                },
+                "schema": {
+                    "type": "object", "required": ["order"],
+                    "properties": {"order": {"type": "object", "properties": {"id": {"type": "string"}}}},
+                },
+            }
+        },
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [
+        ("pt-BR", "Pedido k-1, R$\xa01.234,50"),
+        ("pt-PT", "Pedido k-1"),
+        ("ja", "Order k-1, €1,234.50"),
+        ("en-GB", "Order k-1, €1,234.50"),
+    ],
+)
+def test_a_user_is_told_in_their_language_or_the_nearest_there_is(locale: str, words: str) -> None:
+    found = pipeline(templates=[SPOKEN], channels=["email"])
+    found.user("u-1", email="ada@example.com", locale=locale)
+    ask(found)
+    assert told(found) == [("email", words)]
+
+
+def test_a_locale_that_stood_in_is_told() -> None:
+    found = pipeline(templates=[SPOKEN], channels=["email"])
+    found.user("u-1", email="ada@example.com", locale="pt-PT")
+    ask(found)
+    assert ("locale", "pt-PT", "pt") in why(found)
+
+
+def test_variables_that_the_schema_does_not_take_are_named_before_anything_is_queued() -> None:
+    found = pipeline(templates=[SPOKEN], channels=["email"])
+    ask(found, variables={"order": {"id": 7}})
+    assert states(found) == {"": ("failed", "invalid_variables")} and told(found) == []
+    story = history.find(found.status, named())
+    assert story is not None and "order.id" in story["timeline"][-1][7]
+
+
+def test_a_template_that_is_rolled_back_speaks_as_before_and_what_is_out_stays_as_it_was() -> None:
+    found = pipeline(channels=["email"])
+    first = a_template("First {{ order.id }}").versions[1]
+    second = a_template("Second {{ order.id }}").versions[1]
+    both = Template(name="order", versions={1: first, 2: second}, current=2)
+    found.catalogue.set_template(both)
+    ask(found, "k-1")
+    found.catalogue.set_template(rolled_back(both, 1))
+    ask(found, "k-2")
+    assert [text for _, text in told(found)] == ["Second k-1", "First k-2"]
+
+
+def test_a_variant_is_stable_for_a_user_and_counted() -> None:
+    half = Template.model_validate(
+        {
+            "name": "order",
+            "versions": {
+                1: {
+                    "channels": {"email": {"subject": "s", "text": "plain"}},
+                    "variants": [
+                        {"name": "a", "weight": 50},
+                        {"name": "b", "weight": 50, "channels": {"email": {"subject": "s", "text": "bold"}}},
+                    ],
+                }
+            },
+        }
+    )
+    found = pipeline(templates=[half], channels=["email"])
+    for n in range(40):
+        user = f"u-{n % 20}"
+        found.user(user, email=f"{user}@example.com")
+        ask(found, f"k-{n}", user_id=user)
+    by_user: dict[str, set[str]] = {}
+    for _, message in found.provider.calls:
+        by_user.setdefault(message.user_id, set()).add(message.text)
+    assert all(len(words) == 1 for words in by_user.values())
+    counts = history.variants(found.status)
+    sent = {variant: n for (_, variant, _, state), n in counts.items() if state == "sent"}
+    assert sum(sent.values()) == 40 and set(sent) == {"a", "b"}
+    assert sent["b"] == sum(message.text == "bold" for _, message in found.provider.calls)

@@ -241,7 +241,8 @@ def test_a_claim_is_forgotten_when_its_record_is_past_and_not_before() -> None:
 
 
 def test_a_day_s_count_is_forgotten_once_the_day_is_past() -> None:
-    rows, (today, end) = MemoryRows(), (caps.key("u|000001", NOON), (NOON // caps.DAY + 1) * caps.DAY)
+    day = NOON // caps.DAY
+    rows, today, end = MemoryRows(), caps.key("u|000001", day), (day + 2) * caps.DAY  # everywhere
     caps.raise_by_one(rows, today, 0)
     caps.forget(rows, today, b"1", end - 1)
     assert caps.count(rows, today) == 1

@@ -28,7 +28,7 @@ from tests.unit.test_web_pages import is_harmless, look
 def office() -> Office:
     office = Office()
     stock(office)
-    office.tell(State.SENT)
+    office.tell(State.SENT, variant="b")
     office.tell(State.SENT, user="brian")
     office.tell(State.SENT, channel=Channel.SMS, user="carol")
     return office
