@@ -165,3 +165,25 @@ def _body(value: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def is_of(
+    letter: Letter,
+    *,
+    notification: str | None = None,
+    event: tuple[str, str] | None = None,
+    user: str | None = None,
+) -> bool:
+    """Whether a letter is of a notification, or of an event's source and id (for that user), as far as its
+    bytes can be read."""
+    if notification is not None:
+        return _notification(letter) == notification
+    if event is None:
+        return False
+    if letter.plain == topics.DEAD_EVENTS:
+        return (found := _event(letter)) is not None and found == _identity(*event)
+    body = _body(letter.value)
+    told = body.get("event")
+    if not isinstance(told, dict) or (told.get("source"), told.get("id")) != event:
+        return False
+    return user is None or body.get("user_id") == user

@@ -21,8 +21,8 @@ from schemas.event import Unreadable
 from schemas.ids import target_id
 from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import COLLECT, DIGEST, PLAN, Notification, Signal
-from schemas.status import Verdict, rfc3339
+from schemas.notification import COLLECT, DIGEST, ESCALATE, FALLBACK, PLAN, RESUME, Notification, Signal
+from schemas.status import STEP, Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
 from tables.claims import DEFAULT, Claim, Instead, Manner, Note, Origin, Pinned
 from tables.rows import Rows
@@ -32,7 +32,6 @@ from tables.watches import Watch
 MAX_DETAIL = 500
 MOST_RESUMES = 100
 """So often a step is put off; then quiet hours count no more."""
-RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 Told = tuple[str, str | None, str]
 """A channel, or a rule of the whole; the reason against it or what it said; and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
@@ -380,7 +379,7 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
     why: tuple[Verdict, ...] | None = explain(
         notification.event.type,
         notification.workflow,
-        claim.notes,
+        _of_step(notification.step) + claim.notes,
         tuple([(pinned.channel, pinned.reason, pinned.saw) for pinned in claim.pinned]),
     )
     has_fallback = bool(_remaining(notification, claim.pinned)) or None
@@ -409,6 +408,11 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
         sends.append(router.contents(rendered))
     sends += told
     return sends
+
+
+def _of_step(step: str) -> tuple[Note, ...]:
+    """What says that a decision goes on from the first one, and does not take its place."""
+    return ((STEP, "", step),) if step.startswith((FALLBACK, ESCALATE)) else ()
 
 
 def template_of(notification: Notification) -> str:

@@ -6,9 +6,9 @@ from agents import topics
 from agents.sending import Send
 from schemas.base import encode
 from schemas.ids import masked, target_id, user_hash
-from schemas.kinds import Channel, State
+from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent, Contents, Message
-from schemas.notification import Notification
+from schemas.notification import ESCALATE, Notification
 from schemas.status import Status, Verdict, rfc3339
 from tables.claims import Pinned
 
@@ -43,15 +43,22 @@ class Router:
         )  # fmt: skip
         status = Status(
             notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,
-            state=State.QUEUED, at=rfc3339(self.at), event_at=n.event_at, event=n.event, workflow=n.workflow,
-            category=n.category, priority=n.priority, metadata=n.metadata, variant=variant,
-            awaits_seen=True if n.escalate else None, why=why,
+            state=State.QUEUED, reason=self._because(channel), at=rfc3339(self.at), event_at=n.event_at,
+            event=n.event, workflow=n.workflow, category=n.category, priority=n.priority, metadata=n.metadata,
+            variant=variant, awaits_seen=True if n.escalate else None, why=why,
         )  # fmt: skip
         lane = topics.MESSAGE_LANES[channel, n.priority]
         return (
             Send(lane, self.key, encode(message), self.hashed),
             Send(topics.DELIVERY_STATUS, self.key, encode(status), self.hashed),
         )
+
+    def _because(self, channel: Channel) -> Reason | None:
+        """Why a channel is used that was not the first choice."""
+        n = self.notification
+        if n.step.startswith(ESCALATE):
+            return Reason.ESCALATED
+        return None if channel in n.channels else Reason.FALLBACK
 
     def status(
         self,

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from agents import plan, topics
 from agents.plan import Work
 from agents.sending import Send
-from schemas.ids import packed, user_hash
+from schemas.ids import hash_in, packed
 from schemas.kinds import Reason, State
 from schemas.notification import (
     CANCEL,
     COLLECT,
+    ESCALATE,
     FAILED,
     PLAN,
     SEEN,
@@ -31,7 +32,7 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     if signal.kind == CANCEL:
         return _cancel(signal, origin, work)
     if signal.kind == SEEN:
-        for id in waits.beginning(work.rows, packed(signal.id) + plan.ESCALATE.encode()):
+        for id in waits.beginning(work.rows, packed(signal.id) + ESCALATE.encode()):
             waits.drop(work.rows, id)
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
@@ -56,20 +57,24 @@ def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
 
 
 def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
-    """Drops whatever waits. One that comes first leaves its mark: the plan's claim, without a position."""
+    """Drops whatever waits. One that comes first leaves its mark: the plan's claim, without a position.
+
+    Whoever cancels may not know the user: the partition is the one that the id tells.
+    """
     rows, key = work.rows, claims.key(signal.id, CANCEL)
     claim = claims.find(rows, key)
     if claim is None:
         first = claims.key(signal.id, PLAN)
-        planned = claims.find(rows, first)
-        instead = planned.instead if planned is not None else None
+        decided = claims.find(rows, first)
+        instead = decided.instead if decided is not None else None
         if instead is not None and instead.state is State.CANCELLED:
             return ()
-        if planned is None:
+        if decided is None or decided.mendable:
             mark = Instead(State.CANCELLED, Reason.CANCELLED)
             claims.put(rows, first, Claim(origin, "", work.number, 0, (), instead=mark))
+        if decided is None:
             return ()
-        in_time = _drop(signal.id, rows)
+        in_time = _drop(signal.id, rows) or decided.mendable
         reason = Reason.CANCELLED if in_time else Reason.CANCELLED_TOO_LATE
         claim = Claim(origin, "", work.number, 0, (), instead=Instead(State.CANCELLED, reason))
         claims.put(rows, key, claim)
@@ -80,17 +85,17 @@ def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
         reason=claim.instead.reason if claim.instead else None, at=rfc3339(claim.origin.at),
         event_at=claim.origin.at, event=signal.event or EventRef(source=SOURCE, id=signal.id, type=CANCEL),
     )  # fmt: skip
-    return (
-        Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), user_hash(signal.user_id)),
-    )
+    return (Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), hash_in(signal.id)),)
 
 
 def _drop(notification: str, rows: Rows) -> bool:
     """Drops what waits of a notification; says whether it was in time: nothing of it had been queued."""
     in_time = False
+    for row, _ in list(rows.scan(watches.PREFIX + packed(notification))):
+        rows.delete(row)  # what is queued may still fail, and its chain ends there
     for id in waits.beginning(rows, packed(notification)):
         waits.drop(rows, id)
-        in_time = in_time or not id.startswith(packed(notification) + plan.ESCALATE.encode())
+        in_time = in_time or not id.startswith(packed(notification) + ESCALATE.encode())
     return _drop_from_digest(notification, rows) or in_time
 
 

@@ -417,9 +417,147 @@ def _moment(text: str | None) -> int | None:
         ) from None
 
 
+@main.command("explain")
+@click.argument("notification", required=False, metavar="[ID]")
+@click.option("--event", nargs=2, metavar="SOURCE ID", help="What came of an upstream event instead.")
+@click.option("--user", help="With --event: for this user.")
+@_json
+@_config
+def explain_command(
+    notification: str | None,
+    event: tuple[str, str] | None,
+    user: str | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Say why somebody was told, or was not: by a notification's ID, or by its event.
+
+    Asks a running process, if operator_token is set; else reads what status remembers from Kafka.
+    """
+    from pipeline import explaining
+    from pipeline.web.story import Asked
+
+    if (notification is None) == (event is None):
+        raise click.UsageError("Give an ID, or else --event SOURCE ID.")
+    if user is not None and event is None:
+        raise click.UsageError("--user goes with --event.")
+    if notification is not None:
+        _hash_in(notification)
+    asked = Asked(notification, *(event or ("", "")), user)
+    settings = load(config)
+    try:
+        told = explaining.ask(settings, asked)
+    except explaining.NoAnswer as error:
+        settings = _with_broker(settings)
+        if settings.operator_token is not None:
+            click.echo(f"no process answers ({error}): reading from Kafka", err=True)
+        _quieten_clients()
+        told = asyncio.run(explaining.read(settings, asked, lambda line: click.echo(line, err=True)))
+    if as_json:
+        stories = [one._asdict() for one in told.stories]
+        click.echo(orjson.dumps({**told._asdict(), "stories": stories}).decode())
+    else:
+        click.echo(letters.escaped(told.text))
+
+
+@main.command("cancel")
+@click.argument("notification", metavar="ID")
+@click.option("--user", help="Whose it is, where no process answers that could tell.")
+@_json
+@_config
+def cancel_command(notification: str, user: str | None, as_json: bool, config: Path | None) -> None:
+    """Cancel what has not been sent of a notification; `carillon explain` tells whether it was in time."""
+    from pipeline import cancelling, explaining
+    from schemas.ids import user_hash
+
+    if user is not None and user_hash(user) != _hash_in(notification):
+        raise click.BadParameter(f"{notification} is not of this user", param_hint="--user")
+    _hash_in(notification)
+    settings = load(config)
+    try:
+        explaining.over_http(settings, "DELETE", f"notifications/{notification}", user_id=user)
+    except explaining.NoAnswer:
+        settings = _with_broker(settings)
+        _quieten_clients()
+        asyncio.run(cancelling.cancel(settings, notification, user or ""))
+    if as_json:
+        click.echo(orjson.dumps({"notification_id": notification}).decode())
+    else:
+        click.echo(f"core is asked to cancel it; `carillon explain {notification}` tells what came of that")
+
+
+def _hash_in(notification: str) -> int:
+    from schemas.ids import hash_in
+
+    try:
+        return hash_in(notification)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ID") from None
+
+
 @main.group()
 def config() -> None:
-    """Look at settings."""
+    """Look at settings; keep workflows and templates as files."""
+
+
+_directory = click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+_prune = click.option("--prune", is_flag=True, help="Also remove what the other side does not have.")
+
+
+@config.command("export")
+@_directory
+@_prune
+@_json
+@_config
+def export_config(directory: Path, prune: bool, as_json: bool, config: Path | None) -> None:
+    """Write the workflows and templates that are in force into DIRECTORY, a YAML file each."""
+    from pipeline import config_files
+
+    settings = _with_broker(load(config))
+    _quieten_clients()
+    told = asyncio.run(config_files.export(settings, directory, prune=prune))
+    if as_json:
+        click.echo(orjson.dumps(told._asdict()).decode())
+        return
+    for verb, files in (("wrote", told.written), ("removed", told.removed)):
+        for name in files:
+            click.echo(f"{verb} {name}")
+    click.echo(
+        f"{len(told.written)} written, {len(told.removed)} removed, {len(told.same)} the same", err=True
+    )
+
+
+@config.command("apply")
+@_directory
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@_prune
+@_json
+@_config
+def apply_config(directory: Path, dry_run: bool, prune: bool, as_json: bool, config: Path | None) -> None:
+    """Publish what DIRECTORY has otherwise than what is in force; a broken file stops it before it begins."""
+    from pipeline import config_files
+
+    settings = load(config)
+    config_files.load(directory)
+    settings = _with_broker(settings)
+    _quieten_clients()
+    found = asyncio.run(_apply(settings, directory, dry_run=dry_run, prune=prune))
+    if as_json:
+        told = [{"verb": one.verb, "kind": one.kind, "name": one.name} for one in found]
+        click.echo(orjson.dumps({"dry_run": dry_run, "changes": told}).decode())
+        return
+    for one in found:
+        click.echo(f"{'would ' if dry_run else ''}{one.verb} {one.kind} {one.name}")
+    click.echo(f"{len(found)} {'would be ' if dry_run else ''}changed", err=True)
+
+
+async def _apply(settings: Settings, directory: Path, *, dry_run: bool, prune: bool) -> Any:
+    from pipeline import config_files
+
+    found = await config_files.changes(settings, directory, prune=prune)
+    if not dry_run:
+        await config_files.publish(settings, found)
+    return found
 
 
 @config.command("show")

@@ -244,6 +244,11 @@ class _Source:
 def _sources(directory: Path) -> Iterator[_Source]:
     if not directory.is_dir():
         raise RulesBroken(f"{directory}: no such directory")
-    for file in sorted(directory.iterdir()):
-        if file.suffix in _SUFFIXES and not file.name.startswith("."):
-            yield _Source(file)
+    for file in files(directory):
+        yield _Source(file)
+
+
+def files(directory: Path) -> list[Path]:
+    """The files of rules in a directory, by name; none where there is no such directory."""
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [file for file in found if file.suffix in _SUFFIXES and not file.name.startswith(".")]

@@ -18,7 +18,7 @@ from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, SettingsError
-from pipeline.web import server
+from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
@@ -169,6 +169,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 Tables(runner.held),
                 tasks,
                 Repairs.of(settings),
+                operations=operations.OnKafka(settings, runner.catalogue),
                 token=token,
                 version=__version__,
                 readiness=runner.readiness,

@@ -6,7 +6,8 @@ from schemas.base import Record
 from schemas.kinds import Channel, Doubt, Priority
 
 PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
-"""Steps; the numbered ones are resume:n, fallback:n and escalate:n."""
+RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
+"""Steps; those that end in a colon have a number behind it."""
 CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
 """The kinds of signals."""
 

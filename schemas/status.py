@@ -8,6 +8,9 @@ from schemas.base import Record
 from schemas.kinds import Channel, Priority, State
 from schemas.notification import EventRef
 
+STEP = "step"
+"""The rule by which a decision says that it goes on from an earlier one: its verdict is the step."""
+
 
 class Verdict(Record, frozen=True, kw_only=True):
     """One rule of a decision: what it looked at, and what it said."""

@@ -9,7 +9,7 @@ import orjson
 from schemas.ids import packed
 from schemas.kinds import State
 from schemas.message import Contents
-from schemas.status import Status, rfc3339
+from schemas.status import STEP, Status, rfc3339
 from tables.rows import Rows
 from tables.states import advance
 
@@ -21,6 +21,7 @@ MINUTES = b"m|"
 VARIANTS = b"v|"
 LATENCIES = b"l|"
 MOST_TIMELINE = 200
+MOST_WHY = 200
 BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 60_000, 600_000)
 _MOVED = (State.SENT, State.DELIVERED)
 
@@ -148,7 +149,9 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
     if status.awaits_seen:
         history["awaits_seen"] = True
     if status.why:
-        history["why"] = [{"rule": v.rule, "saw": v.saw or "", "verdict": v.verdict} for v in status.why]
+        told = [{"rule": v.rule, "saw": v.saw or "", "verdict": v.verdict} for v in status.why]
+        goes_on = any(verdict["rule"] == STEP for verdict in told)
+        history["why"] = (history["why"] + told)[:MOST_WHY] if goes_on else told
     if status.state is not State.DUPLICATE:
         _move(rows, history, status, at)
     elif not full:

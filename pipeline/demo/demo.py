@@ -23,7 +23,7 @@ from pipeline.providers import outbox
 from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
 from pipeline.topics import client_options, create
-from pipeline.web import server
+from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
@@ -115,7 +115,8 @@ class Demo:
         tasks = Tasks.of(runner.running, settings)
         stack.push_async_callback(tasks.close)
         app = server.create(
-            desk, Tables(runner.held), tasks, Repairs.of(settings), token=token, version=__version__,
+            desk, Tables(runner.held), tasks, Repairs.of(settings),
+            operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
             readiness=runner.readiness, metrics=runner.metrics,
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0

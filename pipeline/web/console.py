@@ -12,10 +12,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from pipeline.web import chart, shown
+from pipeline import explaining
+from pipeline.web import chart, shown, story
 from pipeline.web.guard import FRAME_POLICY, SIGN_IN
+from pipeline.web.operate_api import digests_of
+from pipeline.web.operations import Operations
 from pipeline.web.rows import BadCursor, NoSuchTable, Row, Tables
 from pipeline.web.session import Sessions
+from pipeline.web.story import Asked, Beside
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import NOTIFICATION_ID, Desk, NotHeld
 from schemas.status import rfc3339
@@ -135,6 +139,7 @@ def router(
     readiness: Callable[[], Mapping[str, bool]],
     tables: Tables,
     tasks: Tasks,
+    operations: Operations,
 ) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/console", include_in_schema=False, default_response_class=HTMLResponse)
@@ -195,7 +200,11 @@ def router(
                 "No such notification",
                 f"Nothing was ever told of {notification_id}, or it was longer ago than history is kept.",
             )
-        return pages.page("notification", told=shown.notification(found), steps=shown.steps(found))
+        beside = Beside(explaining.doubts(operations.catalogue), digests_of(desk, [found]))
+        told = story.explain(Asked(notification_id), [found], beside)
+        return pages.page(
+            "notification", told=shown.notification(found), steps=shown.steps(found), stories=told.stories
+        )
 
     @routes.get("/notifications/{notification_id}/html/{channel}")
     async def notification_html(notification_id: str, channel: str) -> Response:
@@ -295,13 +304,15 @@ def router(
             "missing", 503, title="Held by another process", says=f"{what}: {error}. Ask the one that does."
         )
 
-    def frame(html: str | None) -> Response:
-        return HTMLResponse(
-            _FRAME_BEGINS + html if html else "", 200 if html else 404,
-            headers={"content-security-policy": FRAME_POLICY, "x-frame-options": "SAMEORIGIN"},
-        )  # fmt: skip
-
     return routes
+
+
+def frame(html: str | None) -> Response:
+    """What was written to be mailed, for a frame of a page of ours; it may do nothing but show itself."""
+    return HTMLResponse(
+        _FRAME_BEGINS + html if html else "", 200 if html else 404,
+        headers={"content-security-policy": FRAME_POLICY, "x-frame-options": "SAMEORIGIN"},
+    )  # fmt: skip
 
 
 def look_up(desk: Desk, wanted: str) -> str | None:

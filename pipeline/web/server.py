@@ -16,9 +16,18 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.web import api, console, problem, repair_api, repair_console
+from pipeline.web import (
+    api,
+    console,
+    operate_api,
+    operate_console,
+    problem,
+    repair_api,
+    repair_console,
+)
 from pipeline.web.apart import Away
 from pipeline.web.guard import BODY_BYTES, Guard
+from pipeline.web.operations import Operations
 from pipeline.web.problem import Wrong
 from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
@@ -40,6 +49,7 @@ def create(
     tasks: Tasks,
     repairs: Repairs,
     *,
+    operations: Operations,
     token: str,
     version: str,
     readiness: Callable[[], Readiness],
@@ -64,8 +74,10 @@ def create(
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
     app.include_router(repair_api.router(repairs))
-    app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks))
+    app.include_router(operate_api.router(desk, tasks, operations))
+    app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks, operations))
     app.include_router(repair_console.router(repairs, pages, sessions))
+    app.include_router(operate_console.router(pages, operations))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)

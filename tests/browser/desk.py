@@ -1,16 +1,20 @@
 """A desk over dicts: statuses are folded into it as the status role does, and the pages read it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 
+from agents.catalogue import Catalogue
+from pipeline.explaining import Found
 from pipeline.metrics import Metrics
 from pipeline.providers.outbox import Outbox
 from pipeline.web import server
+from pipeline.web.operations import Unreachable
 from pipeline.web.rows import Tables
+from pipeline.web.story import Asked
 from pipeline.web.tasks import Ends, Tasks, Topic
 from pipeline.web.views import Held, RowsDesk
 from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
@@ -18,7 +22,9 @@ from schemas.kinds import Channel, Priority, State
 from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import EventRef
 from schemas.status import Status, Verdict, rfc3339
+from schemas.template import Template
 from tables import history
+from tables.history import History
 from tests.browser.repairs import Groups, Shelf, repairs
 
 TOKEN = "correct horse battery"
@@ -61,6 +67,31 @@ class DictRows:
 
 
 @dataclass
+class Outside:
+    """Operations that note what they are asked for; `away`: the broker does not answer."""
+
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    dead: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: list[tuple[str, str, EventRef | None]] = field(default_factory=list)
+    away: bool = False
+
+    async def letters(self, asked: Asked, known: Sequence[History]) -> Found:
+        return Found(self.dead, not self.away)
+
+    async def cancel(self, id: str, user_id: str, event: EventRef | None) -> None:
+        self._reach()
+        self.cancelled.append((id, user_id, event))
+
+    async def publish(self, template: Template) -> None:
+        self._reach()
+        self.catalogue.set_template(template)
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Unreachable("kafka: KafkaConnectionError")
+
+
+@dataclass
 class Office:
     """A desk, what it stands on, and the application over it."""
 
@@ -78,6 +109,7 @@ class Office:
     """The rows of other roles, by partition."""
     apps: dict[str, Any] = field(default_factory=dict)
     ends: dict[Topic, int] = field(default_factory=dict)
+    outside: Outside = field(default_factory=Outside)
     shelf: Shelf = field(default_factory=Shelf)
     groups: Groups = field(default_factory=Groups)
 
@@ -86,9 +118,9 @@ class Office:
         self.tables = Tables(self.held)
         self.tasks = Tasks(lambda: self.apps, Ends(self.fetch_ends), self.clock)
         self.app: FastAPI = server.create(
-            self.desk, self.tables, self.tasks, repairs(self.shelf, self.groups, self.clock), token=TOKEN,
-            version="0.0.1-test", readiness=lambda: self.ready, metrics=self.metrics,
-            hosts=self.hosts, secure=self.secure, clock=self.clock,
+            self.desk, self.tables, self.tasks, repairs(self.shelf, self.groups, self.clock),
+            operations=self.outside, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready,
+            metrics=self.metrics, hosts=self.hosts, secure=self.secure, clock=self.clock,
         )  # fmt: skip
 
     def clock(self) -> float:

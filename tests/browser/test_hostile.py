@@ -1,5 +1,7 @@
 """What people write never runs, and never gets out of its frame."""
 
+import json
+
 import pytest
 from playwright.async_api import expect
 
@@ -10,6 +12,7 @@ from schemas.message import ChannelContent
 from schemas.status import Verdict
 from tests.browser.conftest import Site, violations
 from tests.browser.desk import XSS, drop
+from tests.journeys.samples import a_template
 
 pytestmark = pytest.mark.browser
 
@@ -43,6 +46,24 @@ async def test_what_people_call_themselves_never_runs(site: Site, box: Outbox) -
     await expect(page.locator("h1")).to_contain_text(XSS[0])
 
 
+async def preview_is_framed(site: Site) -> None:
+    """What a template says with what somebody typed is shown, and does nothing."""
+    words = {"subject": "{{ name }}", "text": "{{ name }}", "html": MAIL}
+    site.office.outside.catalogue.set_template(a_template(name="hostile", email=words))
+    page = await site.open("/console/templates/hostile")
+    await page.get_by_label("Variables").fill(json.dumps({"name": XSS[0]}))
+    await page.get_by_role("button", name="Preview").click()
+    await expect(page.locator(".subject")).to_have_text(XSS[0])
+    frame = page.frame_locator("iframe")
+    await expect(frame.locator("#hello")).to_have_text("Hello Ada")
+    assert await frame.locator("body").get_attribute("data-ran") is None
+    await frame.locator("#out").click()
+    await expect(page.locator("h1")).to_contain_text("hostile")
+    assert await page.title() != "pwned"
+    assert await violations(page) == []
+    await page.close()
+
+
 async def test_mail_is_framed_in_a_sandbox(site: Site, box: Outbox) -> None:
     found = site.office.tell(State.SENT)
     site.office.write(found, "ada", email=ChannelContent(subject="Hello", text="Hello Ada", html=MAIL))
@@ -63,6 +84,7 @@ async def test_mail_is_framed_in_a_sandbox(site: Site, box: Outbox) -> None:
         assert page.url == site.url + path and await page.title() != "pwned"
         assert await violations(page) == []
         await page.close()
+    await preview_is_framed(site)
     blocked = ("sandbox", "Content Security Policy", "Unsafe attempt")
     assert site.seen.errors and all(any(word in error for word in blocked) for error in site.seen.errors)
     site.seen.errors.clear()

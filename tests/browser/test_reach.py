@@ -9,6 +9,7 @@ from tests.browser.conftest import Site, violations
 from tests.browser.desk import SOURCE, drop, fill, story
 from tests.browser.repairs import letters
 from tests.browser.roles import at_work, stock
+from tests.journeys.samples import a_template
 
 pytestmark = pytest.mark.browser
 
@@ -49,6 +50,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
     fill(site.office)
     stock(site.office)
     at_work(site.office)
+    site.office.outside.catalogue.set_template(a_template())
     found = story(site.office)
     for n in range(3):
         await drop(box, n, channel="email" if n else "sms", subject=f"Order {n}" if n else None)
@@ -59,6 +61,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
         ("/console/outbox", "Outbox"), (f"/console/notifications/{found}", "order.placed"),
         ("/console/sign-in", "Carillon"), ("/console/tables", "Tables"), ("/console/tasks", "Tasks"),
         ("/console/tables/users", "users"), ("/console/tables/users/row?key=user-001", "user-001"),
+        ("/console/templates", "Templates"), ("/console/templates/order", "order"),
         ("/console/dlq", "Dead letters"), (f"/console/dlq/{dead}", dead), ("/console/replay", "Replay"),
         ("/console/dlq?reason=refused&since=2026-01-01", "Dead letters"),
     ):  # fmt: skip
@@ -70,7 +73,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
 
 
 REACHABLE = """() => [...document.querySelectorAll(
-  "a[href], button, input, select, summary, iframe, [tabindex='0']")]
+    "a[href], button, input, select, textarea, summary, iframe, [tabindex='0']")]
   .filter((e) => e.checkVisibility({visibilityProperty: true}) && e.type !== "hidden")
   .filter((e) => !e.closest("details:not([open]) > :not(summary)"))
   .filter((e) => !window.reached?.has(e)).map((e) => e.outerHTML)"""
@@ -89,8 +92,10 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is(site: Site,
     await drop(box, 2, html=long)
     stock(site.office)
     at_work(site.office)
+    site.office.outside.catalogue.set_template(a_template())
     dead = letters(site.office.shelf)
     for path in (
+        "/console/templates", "/console/templates/order",
         "/console/dlq?reason=refused", f"/console/dlq/{dead}", "/console/replay",
         "/console/tables", "/console/tables/users?prefix=u", "/console/tasks", "/console",
         "/console/users/ada", f"/console/notifications/{found}", "/console/outbox",
@@ -122,6 +127,7 @@ async def test_a_narrow_window_scrolls_only_what_must(site: Site, box: Outbox) -
     fill(site.office)
     stock(site.office)
     at_work(site.office)
+    site.office.outside.catalogue.set_template(a_template())
     found = story(site.office)
     dead = letters(site.office.shelf)
     await drop(box, 1, target="a" * 200 + "@example.com", html="<p>Hello</p>")
@@ -133,6 +139,8 @@ async def test_a_narrow_window_scrolls_only_what_must(site: Site, box: Outbox) -
         "/console/tables",
         "/console/tables/claims",
         "/console/tables/users/row?key=user-001",
+        "/console/templates",
+        "/console/templates/order",
         "/console/tasks",
         "/console/dlq?reason=refused",
         f"/console/dlq/{dead}",

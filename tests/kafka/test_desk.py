@@ -14,7 +14,7 @@ from agents import topics
 from pipeline.catalogue import publish
 from pipeline.run import Runner
 from pipeline.topics import client_options, create
-from pipeline.web import server
+from pipeline.web import operations, server
 from pipeline.web.letters import Filter
 from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
@@ -36,8 +36,8 @@ async def served(world: World, runner: Runner) -> AsyncIterator[httpx.AsyncClien
     tasks = Tasks.of(runner.running, world.settings)
     app = server.create(
         StoreDesk(lambda: runner.apps.get("status"), world.settings.state_dir), Tables(runner.held), tasks,
-        Repairs.of(world.settings), token=TOKEN, version="test", readiness=runner.readiness,
-        metrics=runner.metrics,
+        Repairs.of(world.settings), operations=operations.OnKafka(world.settings, runner.catalogue),
+        token=TOKEN, version="test", readiness=runner.readiness, metrics=runner.metrics,
     )  # fmt: skip
     serving, port = await server.serve(app, "127.0.0.1", 0)
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,9 +18,12 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.settings import ENV_PREFIX
 from schemas.kinds import Channel
+from tests.journeys.samples import ID
 from tests.meta import pages
 
 SECRET = "hush-4711"
+RULES = Path(__file__).parents[2]
+"""Where there are folders of workflows and templates."""
 NOBODY = "127.0.0.1:1"
 """No broker answers there."""
 CARRIED = [
@@ -74,8 +78,9 @@ def spelt(words: tuple[str, ...]) -> str:
 
 def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
-        "broker start", "broker stop", "config show", "demo", "dlq list", "dlq purge", "dlq redrive",
-        "dlq show", "doctor", "replay", "run", "send", "topics",
+        "broker start", "broker stop", "cancel", "config apply", "config export", "config show",
+        "demo", "dlq list", "dlq purge", "dlq redrive",
+        "dlq show", "doctor", "explain", "replay", "run", "send", "topics",
     }  # fmt: skip
 
 
@@ -119,6 +124,15 @@ def test_the_version_is_the_packages() -> None:
         ("dlq", "redrive", "dlq-sms", "0", "0", "--reason", "refused"),
         ("dlq", "purge", "--before", "some day"),
         ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
+        ("explain",),
+        ("explain", "some"),
+        ("explain", ID, "--event", "s", "e"),
+        ("explain", ID, "--user", "ada"),
+        ("cancel",),
+        ("cancel", "some"),
+        ("cancel", ID, "--user", "somebody-else"),
+        ("config", "export"),
+        ("config", "apply"),
         ("replay", "--to", "earliest"),
         ("replay", "--group", "core"),
         ("replay", "--group", "nobody", "--to", "earliest"),
@@ -192,11 +206,18 @@ def arguments(words: tuple[str, ...]) -> tuple[str, ...]:
         ("dlq", "show"): ("dlq-sms", "0", "0"),
         ("dlq", "redrive"): ("dlq-sms", "0", "0"),
         ("replay",): ("--group", "core", "--to", "earliest"),
+        ("explain",): (ID,),
+        ("cancel",): (ID,),
+        ("config", "export"): ("rules",),
+        ("config", "apply"): (str(RULES),),
     }
     return (*words, *given.get(words, ()))
 
 
-ASKING = [("topics",), ("send",), ("replay",), *(words for words in LEAVES if words[0] == "dlq")]
+ASKING = [
+    ("topics",), ("send",), ("replay",), ("explain",), ("cancel",), ("config", "export"), ("config", "apply"),
+    *(words for words in LEAVES if words[0] == "dlq"),
+]  # fmt: skip
 """What asks a broker and ends."""
 
 
@@ -416,3 +437,77 @@ def test_what_is_shown_bears_the_names_that_the_file_takes() -> None:
     text = json.dumps(shown()["channels"])
     assert '"from"' in text
     assert '"sender"' not in text
+
+
+# -- carillon explain, cancel and config apply
+
+
+class Server:
+    """Answers as a running process would, and notes what it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response) -> None:
+        self.asked: list[tuple[str, str, dict[str, Any], str]] = []
+        self.answers = list(answers)
+        monkeypatch.setattr(httpx, "request", self.request)
+        monkeypatch.setenv("CARILLON_OPERATOR_TOKEN", SECRET)
+
+    def request(self, method: str, url: str, **more: Any) -> httpx.Response:
+        self.asked.append((method, url, more["params"], more["headers"]["authorization"]))
+        if not self.answers:
+            raise httpx.ConnectError("nobody there")
+        return self.answers.pop(0)
+
+
+TOLD = {
+    "found": True, "whole": True, "sentences": [],
+    "stories": [{"notification_id": ID, "user_id": "u-1", "state": "sent", "sentences": ["u-1 \x1b[2J"]}],
+}  # fmt: skip
+
+
+def test_a_running_process_is_asked_first_and_its_words_give_no_orders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(monkeypatch, httpx.Response(200, json=TOLD), httpx.Response(200, json=TOLD))
+    result = run("explain", "--event", "s", "e", "--user", "u-1")
+    assert (result.exit_code, result.stdout) == (0, "u-1 \\x1b[2J\n")
+    (asked,) = server.asked
+    assert asked[:2] == ("GET", "http://127.0.0.1:8080/api/v1/explain")
+    assert asked[2] == {"source": "s", "event_id": "e", "user_id": "u-1"}
+    assert asked[3] == f"Bearer {SECRET}"
+    told = json.loads(run("explain", ID, "--json").stdout)
+    assert told["found"] is True and told["stories"][0]["notification_id"] == ID
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(503, json={}), httpx.Response(401, json={}), httpx.Response(200, json={"found": True}),
+        httpx.Response(200, text="<html>"), httpx.Response(200, json=TOLD | {"whole": False}), None,
+    ],
+)  # fmt: skip
+def test_where_no_process_can_tell_it_is_read_from_kafka(
+    monkeypatch: pytest.MonkeyPatch, answer: httpx.Response | None
+) -> None:
+    Server(monkeypatch, *([answer] if answer is not None else []))
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", NOBODY)
+    result = run("explain", ID)
+    assert result.exit_code == 1
+    first, last = result.stderr.splitlines()
+    assert first.startswith("no process answers (") and first.endswith("reading from Kafka")
+    assert last.startswith("carillon: kafka.bootstrap_servers: no broker answers")
+    assert SECRET not in result.output
+
+
+def test_a_cancel_goes_to_a_running_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(monkeypatch, httpx.Response(202, json={"notification_id": ID}))
+    result = run("cancel", ID, "--user", "u-1")
+    assert result.exit_code == 0 and f"`carillon explain {ID}`" in result.stdout
+    (asked,) = server.asked
+    assert asked[:3] == ("DELETE", f"http://127.0.0.1:8080/api/v1/notifications/{ID}", {"user_id": "u-1"})
+
+
+def test_a_broken_file_stops_an_apply_before_it_begins() -> None:
+    folder = Path("rules/workflows")
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text("name: a\non: x\ntemplate: t\nchanels: [sms]\n")
+    failed(run("config", "apply", "rules"), "rules/workflows/a.yaml:4: chanels: no such field")

@@ -215,6 +215,7 @@ async def test_a_token_may_be_any_text(office: Office) -> None:
         office.tables,
         office.tasks,
         repairs(office.shelf, office.groups, office.clock),
+        operations=office.outside,
         token=token,
         version="0",
         readiness=dict,
