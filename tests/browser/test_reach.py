@@ -60,6 +60,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
         ("/console/sign-in", "Carillon"), ("/console/tables", "Tables"), ("/console/tasks", "Tasks"),
         ("/console/tables/users", "users"), ("/console/tables/users/row?key=user-001", "user-001"),
         ("/console/dlq", "Dead letters"), (f"/console/dlq/{dead}", dead), ("/console/replay", "Replay"),
+        ("/console/replay?source=s&event=e&ids=a%0Ab&reasons=expired", "Replay"),
         ("/console/dlq?reason=refused&since=2026-01-01", "Dead letters"),
     ):  # fmt: skip
         page = await site.open(path, scheme=scheme)
@@ -70,7 +71,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
 
 
 REACHABLE = """() => [...document.querySelectorAll(
-  "a[href], button, input, select, summary, iframe, [tabindex='0']")]
+  "a[href], button, input, select, textarea, summary, iframe, [tabindex='0']")]
   .filter((e) => e.checkVisibility({visibilityProperty: true}) && e.type !== "hidden")
   .filter((e) => !e.closest("details:not([open]) > :not(summary)"))
   .filter((e) => !window.reached?.has(e)).map((e) => e.outerHTML)"""
