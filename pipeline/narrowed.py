@@ -62,7 +62,9 @@ def check(settings: Settings, wanted: Wanted, narrowing: Narrowing, *, anew: boo
     if anew and wanted.role != "core":
         raise Misused("--resend: of core alone, which decides what is sent")
     if narrowing.given > MOST_NAMED:
-        raise Misused(f"{narrowing.given} ids, users, events and reasons; at most {MOST_NAMED} at a time")
+        raise Misused(
+            f"--event, --id, --user and --reason name {narrowing.given}; at most {MOST_NAMED} at a time"
+        )
     for one in narrowing.ids:
         try:
             hash_in(one)
@@ -216,14 +218,21 @@ _WERE = {
 
 
 async def replay(
-    settings: Settings, plan: Plan, narrowing: Narrowing, *, generation: int, dry_run: bool, tell: Tell
+    settings: Settings,
+    plan: Plan,
+    narrowing: Narrowing,
+    *,
+    request: str,
+    generation: int,
+    dry_run: bool,
+    tell: Tell,
 ) -> Narrowed:
     """Chooses, looks up what is remembered, and copies what something will come of.
 
     `generation` 0: what was sent stays sent; any other: the chosen ones go out as that generation, each once
-    however often this is called. Raises Misused where too many are chosen.
+    however often this is called. By `request`, the name of it, a channel opens what it has failed once,
+    however often. Raises Misused where too many are chosen.
     """
-    request = uuid.uuid4().hex
     chosen = await _choose(settings, plan, narrowing, generation, request, tell)
     memory = await _look_up(settings, plan.role, chosen, tell)
     counted, reasons, fresh = Counter[Prospect](), Counter[str](), Counter[str]()
@@ -244,6 +253,11 @@ async def replay(
         plan, None if dry_run else request, generation, len(chosen.picks), counted, reasons, fresh,
         sum(map(len, ids.values())), copies, expired, chosen.unreadable,
     )  # fmt: skip
+
+
+def new_request() -> str:
+    """The name of a request that was never made."""
+    return uuid.uuid4().hex
 
 
 def new_generation() -> int:

@@ -1,13 +1,16 @@
 """Replay: where a group is to begin anew, as offsets, and asking it to on `control`."""
 
+import asyncio
 import contextlib
+import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from agents import topics
 from pipeline.settings import Settings, SettingsError
@@ -25,6 +28,9 @@ READS: dict[str, tuple[str, ...]] = {
     "status": (topics.CONTENTS, topics.DELIVERY_STATUS),
 }  # fmt: skip
 """What the group of each role reads, gates left out."""
+MAX_DIGITS = 19
+COORDINATOR_SECONDS = 8.0
+COORDINATOR_PAUSE = 0.1
 
 
 class Misused(ValueError):
@@ -56,7 +62,7 @@ class Wanted(NamedTuple):
 
 def of_group(settings: Settings, role: str, to: str) -> Wanted:
     """Everything that a role reads but gates. Raises Misused."""
-    if to.isdigit():
+    if is_offset(to):
         raise Misused("--to: an offset is one partition's; name it with --topic and --partition")
     prefix, count = settings.kafka.topic_prefix, partitions(settings, role)
     parts = [TopicPartition(prefix + name, number) for name in READS[role] for number in range(count)]
@@ -77,9 +83,14 @@ def of_partition(settings: Settings, topic: str, partition: int, to: str) -> Wan
 
 
 def _checked(to: str) -> str:
-    if to not in ("earliest", "latest") and not to.isdigit():
+    if to not in ("earliest", "latest") and not is_offset(to):
         moment(to)
     return to
+
+
+def is_offset(to: str) -> bool:
+    """Whether a place is an offset: in ASCII, for int() does not read every digit that there is."""
+    return to.isascii() and to.isdigit() and len(to) <= MAX_DIGITS
 
 
 def moment(text: str) -> int:
@@ -123,7 +134,7 @@ async def resolve(settings: Settings, wanted: Wanted) -> Plan:
             to = first
         elif wanted.to == "latest":
             to = ends
-        elif wanted.to.isdigit():
+        elif is_offset(wanted.to):
             to = dict.fromkeys(parts, int(wanted.to))
             for part in parts:
                 if not first[part] <= to[part] <= ends[part]:
@@ -175,10 +186,24 @@ async def _committed(settings: Settings, name: str) -> dict[TopicPartition, int]
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
-        found = await admin.list_consumer_group_offsets(name)
+        found = await coordinated(lambda: admin.list_consumer_group_offsets(name))
     finally:
         await admin.close()
     return {part: meta.offset for part, meta in found.items() if meta.offset >= 0}
+
+
+async def coordinated(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What a group's coordinator answers, asked for COORDINATOR_SECONDS while it can be had any moment: for
+    the first group that it hears of a broker makes the topic of their offsets.
+    """
+    until = time.monotonic() + COORDINATOR_SECONDS
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() >= until:
+                raise
+        await asyncio.sleep(COORDINATOR_PAUSE)
 
 
 class Asked(NamedTuple):

@@ -7,7 +7,7 @@ from agents.narrow import Narrowing
 from pipeline import foresight, narrowed, replay
 from pipeline.foresight import Forecast
 from pipeline.narrowed import MOST_GENERATION, Narrowed
-from pipeline.replay import Asked, Misused, Wanted
+from pipeline.replay import Asked, Misused, Plan, Wanted
 from pipeline.settings import Settings
 
 EARLIEST = "earliest"
@@ -54,28 +54,65 @@ def check(settings: Settings, request: Request) -> Wanted:
     return wanted
 
 
+class Resolved(NamedTuple):
+    """A request with its places, its name and its generation fixed: however often it is done, what it sends
+    anew goes out once, and what a channel failed is opened once.
+
+    `generation` is 0 where nothing is sent anew.
+    """
+
+    plan: Plan
+    narrowing: Narrowing
+    generation: int
+    id: str
+
+
+async def resolve(settings: Settings, request: Request) -> Resolved:
+    """Fixes what a request leaves open. Raises Misused."""
+    wanted = check(settings, request)
+    generation = (request.generation or narrowed.new_generation()) if request.resend else 0
+    plan = await replay.resolve(settings, wanted)
+    return Resolved(plan, request.narrowing, generation, narrowed.new_request())
+
+
+async def foresee(settings: Settings, resolved: Resolved, tell: Callable[[str], None]) -> Forecast | Narrowed:
+    """What would come of it; asks nothing of anybody. Raises Misused where too many are chosen."""
+    if resolved.narrowing.given:
+        return await _narrowed(settings, resolved, tell, dry_run=True)
+    return await foresight.foresee(settings, resolved.plan, tell)
+
+
+async def do(settings: Settings, resolved: Resolved, tell: Callable[[str], None]) -> Asked | Narrowed:
+    """Does it. Raises Misused where too many are chosen."""
+    if resolved.narrowing.given:
+        return await _narrowed(settings, resolved, tell, dry_run=False)
+    return Asked(resolved.plan, await replay.ask(settings, resolved.plan))
+
+
+async def _narrowed(
+    settings: Settings, resolved: Resolved, tell: Callable[[str], None], *, dry_run: bool
+) -> Narrowed:
+    return await narrowed.replay(
+        settings, resolved.plan, resolved.narrowing, request=resolved.id, generation=resolved.generation,
+        dry_run=dry_run, tell=tell,
+    )  # fmt: skip
+
+
 async def perform(
     settings: Settings, request: Request, tell: Callable[[str], None]
 ) -> Asked | Forecast | Narrowed:
-    """Does what is asked for, or says what would come of it. `tell` gets lines of progress, and first of all
-    the generation of what is sent anew: asked for with the same one again, nothing goes out twice.
+    """Does what is asked for, or says what would come of it. `tell` gets lines of progress, and before
+    anything goes out the generation of what is sent anew: asked for with the same one again, nothing goes out
+    twice.
 
     Raises Misused.
     """
-    wanted = check(settings, request)
-    generation = 0
-    if request.resend:
-        generation = request.generation or narrowed.new_generation()
-        if not request.dry_run:
-            tell(
-                f"generation {generation}: if this is cut off, say the same with --generation {generation} "
-                "to go on; nothing is sent twice"
-            )
-    plan = await replay.resolve(settings, wanted)
-    if request.narrowing.given:
-        return await narrowed.replay(
-            settings, plan, request.narrowing, generation=generation, dry_run=request.dry_run, tell=tell
-        )
+    resolved = await resolve(settings, request)
     if request.dry_run:
-        return await foresight.foresee(settings, plan, tell)
-    return Asked(plan, await replay.ask(settings, plan))
+        return await foresee(settings, resolved, tell)
+    if resolved.generation:
+        tell(
+            f"generation {resolved.generation}: if this is cut off, say the same with --generation "
+            f"{resolved.generation} to go on; nothing is sent twice"
+        )
+    return await do(settings, resolved, tell)

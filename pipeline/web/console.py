@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline import explaining
 from pipeline.web import chart, shown, story
+from pipeline.web.forms import Unasked, form, session_of
 from pipeline.web.guard import FRAME_POLICY, SIGN_IN
 from pipeline.web.operate_api import digests_of
 from pipeline.web.operations import Operations
@@ -37,7 +38,8 @@ _OURS = re.compile(r"/console(?:[/?][^\\\x00-\x1f]*)?")
 class Pages:
     """Renders the templates beside this file; everything that is put into them is escaped."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "pages"), autoescape=True, undefined=jinja2.StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
@@ -53,23 +55,31 @@ class Pages:
         """Gives templates more words to say things with."""
         self._environment.filters.update(filters)
 
-    def page(self, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
-        """A page by the name of its template."""
-        return HTMLResponse(self._environment.get_template(f"{name}.html").render(**fields), status)
+    def page(self, request: Request, name: str, status: int = 200, **fields: Any) -> HTMLResponse:
+        """A page by the name of its template; its forms are those of the session that asks."""
+        form_token = self._sessions.form_token(session_of(request, self._sessions))
+        found = self._environment.get_template(f"{name}.html").render(form_token=form_token, **fields)
+        return HTMLResponse(found, status)
 
     def away(self, request: Request) -> HTMLResponse:
         """The page for those who are not signed in; it leads on to where they wanted to go."""
         with_token = "token" in request.query_params
         to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return self.door("/console" if with_token else to, wrong=with_token)
+        return self.door(request, "/console" if with_token else to, wrong=with_token)
 
-    def door(self, to: str, *, wrong: bool, status: int = 401) -> HTMLResponse:
+    def door(self, request: Request, to: str, *, wrong: bool, status: int = 401) -> HTMLResponse:
         """The page to sign in on."""
-        return self.page("sign-in", status, to=to if _OURS.fullmatch(to) else "/console", wrong=wrong)
+        to = to if _OURS.fullmatch(to) else "/console"
+        return self.page(request, "sign-in", status, to=to, wrong=wrong)
 
-    def missing(self, title: str, says: str, status: int = 404) -> HTMLResponse:
+    def missing(self, request: Request, title: str, says: str, status: int = 404) -> HTMLResponse:
         """A page that says why there is nothing to show."""
-        return self.page("missing", status, title=title, says=says)
+        return self.page(request, "missing", status, title=title, says=says)
+
+    def refused(self, request: Request, error: Unasked) -> HTMLResponse:
+        """The page for a form that was not taken."""
+        says = f"Nothing was done: {error}. Open its page again."
+        return self.missing(request, "That form was not taken", says, 403)
 
 
 def number(value: int) -> str:
@@ -145,65 +155,70 @@ def router(
     routes = APIRouter(prefix="/console", include_in_schema=False, default_response_class=HTMLResponse)
 
     @routes.get("")
-    async def overview() -> Response:
+    async def overview(request: Request) -> Response:
         figures, ready = desk.figures(), readiness()
         return pages.page(
-            "overview", at=figures, table=shown.table(figures), totals=shown.totals(figures),
+            request, "overview", at=figures, table=shown.table(figures), totals=shown.totals(figures),
             chart=chart.draw(shown.bars(figures)), latencies=shown.latencies(figures), bounds=BUCKETS_MS,
             ready=ready,
         )  # fmt: skip
 
     @routes.get("/users")
-    async def user_by_query(id: str = "", limit: int = PAGE) -> Response:
-        return of_user(id, limit)
+    async def user_by_query(request: Request, id: str = "", limit: int = PAGE) -> Response:
+        return of_user(request, id, limit)
 
     @routes.get("/users/{user_id:path}")
-    async def user(user_id: str, limit: int = PAGE) -> Response:
-        return of_user(user_id, limit)
+    async def user(request: Request, user_id: str, limit: int = PAGE) -> Response:
+        return of_user(request, user_id, limit)
 
-    def of_user(user_id: str, limit: int) -> Response:
+    def of_user(request: Request, user_id: str, limit: int) -> Response:
         limit = max(1, min(limit, MOST_SHOWN))
         try:
             found = desk.of_user(user_id, limit + 1)
         except NotHeld as error:
-            return not_held(user_id, error)
+            return not_held(request, user_id, error)
         return pages.page(
-            "user", user_id=user_id, histories=summaries(found[:limit]),
+            request, "user", user_id=user_id, histories=summaries(found[:limit]),
             more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
         )  # fmt: skip
 
     @routes.get("/events")
-    async def event(source: str = "", id: str = "", limit: int = PAGE) -> Response:
+    async def event(request: Request, source: str = "", id: str = "", limit: int = PAGE) -> Response:
         limit = max(1, min(limit, MOST_SHOWN))
         try:
             found = desk.of_event(source, id, limit + 1)
         except NotHeld as error:
-            return not_held(id, error)
+            return not_held(request, id, error)
         rows, of = desk.held()
         return pages.page(
-            "event", source=source, id=id, histories=summaries(found[:limit]), open=len(rows), of=of,
+            request, "event", source=source, id=id, histories=summaries(found[:limit]), open=len(rows), of=of,
             more=min(limit * 2, MOST_SHOWN) if len(found) > limit and limit < MOST_SHOWN else None,
         )  # fmt: skip
 
     @routes.get("/notifications/{notification_id}")
-    async def notification(notification_id: str) -> Response:
+    async def notification(request: Request, notification_id: str) -> Response:
         try:
             found = desk.notification(notification_id)
         except ValueError:
             return pages.missing(
-                "Not a notification id", f"“{notification_id}” is none: they are UUIDs of version 8."
+                request, "Not a notification id", f"“{notification_id}” is none: they are UUIDs of version 8."
             )
         except NotHeld as error:
-            return not_held(notification_id, error)
+            return not_held(request, notification_id, error)
         if found is None:
             return pages.missing(
+                request,
                 "No such notification",
                 f"Nothing was ever told of {notification_id}, or it was longer ago than history is kept.",
             )
         beside = Beside(explaining.doubts(operations.catalogue), digests_of(desk, [found]))
         told = story.explain(Asked(notification_id), [found], beside)
         return pages.page(
-            "notification", told=shown.notification(found), steps=shown.steps(found), stories=told.stories
+            request,
+            "notification",
+            told=shown.notification(found),
+            steps=shown.steps(found),
+            stories=told.stories,
         )
 
     @routes.get("/notifications/{notification_id}/html/{channel}")
@@ -216,25 +231,25 @@ def router(
         return frame(content.get("html") if content else None)
 
     @routes.get("/search")
-    async def search(q: str = "") -> Response:
+    async def search(request: Request, q: str = "") -> Response:
         wanted = q.strip()
         if not wanted:
             return RedirectResponse("/console", 303)
         try:
             to = look_up(desk, wanted)
         except NotHeld as error:
-            return not_held(wanted, error)
+            return not_held(request, wanted, error)
         if to is not None:
             return RedirectResponse(to, 303)
         rows, of = desk.held()
-        return pages.page("nothing", 404, wanted=wanted, open=len(rows), of=of)
+        return pages.page(request, "nothing", 404, wanted=wanted, open=len(rows), of=of)
 
     @routes.get("/outbox")
-    async def outbox(key: str = "", before: int | None = None, q: str = "") -> Response:
+    async def outbox(request: Request, key: str = "", before: int | None = None, q: str = "") -> Response:
         messages = await asyncio.to_thread(desk.messages, PAGE + 1, before, q.strip() or None)
         chosen = await asyncio.to_thread(desk.message, key) if key else next(iter(messages), None)
         return pages.page(
-            "outbox", messages=messages[:PAGE], chosen=chosen, key=key, q=q, before=before,
+            request, "outbox", messages=messages[:PAGE], chosen=chosen, key=key, q=q, before=before,
             older=messages[PAGE - 1].seq if len(messages) > PAGE else None,
         )  # fmt: skip
 
@@ -244,65 +259,73 @@ def router(
         return frame(chosen.html if chosen else None)
 
     @routes.get("/tasks")
-    async def of_tasks() -> Response:
+    async def of_tasks(request: Request) -> Response:
         roles = await tasks.roles()
-        return pages.page("tasks", roles=roles, open=shown.open_numbers, now=tasks.clock())
+        return pages.page(request, "tasks", roles=roles, open=shown.open_numbers, now=tasks.clock())
 
     @routes.get("/tables")
-    async def of_tables() -> Response:
+    async def of_tables(request: Request) -> Response:
         kept = tables.kept()
         roles = {
             role: [one for one in kept if one.role == role] for role in dict.fromkeys(o.role for o in kept)
         }
-        return pages.page("tables", roles=roles)
+        return pages.page(request, "tables", roles=roles)
 
     @routes.get("/tables/{table}")
-    async def table(table: str, prefix: str = "", cursor: str = "", role: str = "") -> Response:
+    async def table(
+        request: Request, table: str, prefix: str = "", cursor: str = "", role: str = ""
+    ) -> Response:
         try:
             found = await tables.page(table, prefix, PAGE, cursor or None, role or None)
         except (NoSuchTable, BadCursor, NotHeld) as error:
-            return no_row(table, error)
+            return no_row(request, table, error)
         return pages.page(
-            "table", layout=tables.layout(table), found=found, prefix=prefix, cursor=cursor, role=role
-        )
+            request, "table", layout=tables.layout(table), found=found, prefix=prefix, cursor=cursor,
+            role=role,
+        )  # fmt: skip
 
     @routes.get("/tables/{table}/row")
-    async def row(table: str, key: str = "", role: str = "", partition: int | None = None) -> Response:
+    async def row(
+        request: Request, table: str, key: str = "", role: str = "", partition: int | None = None
+    ) -> Response:
         try:
             found = await tables.row(table, key, role or None, partition)
         except (NoSuchTable, NotHeld) as error:
-            return no_row(table, error)
+            return no_row(request, table, error)
         if found is None:
-            return pages.missing("No such row", f"There is no row {key} in {table}.")
-        return pages.page("row", layout=tables.layout(table), row=found)
+            return pages.missing(request, "No such row", f"There is no row {key} in {table}.")
+        return pages.page(request, "row", layout=tables.layout(table), row=found)
 
-    def no_row(table: str, error: Exception) -> Response:
+    def no_row(request: Request, table: str, error: Exception) -> Response:
         if isinstance(error, NotHeld):
-            return not_held(table, error)
+            return not_held(request, table, error)
         if isinstance(error, NoSuchTable):
-            return pages.missing("No such table", f"{table} is none of ours.")
-        return pages.missing("That cannot be asked", f"A parameter makes no sense: {error}.", 422)
+            return pages.missing(request, "No such table", f"{table} is none of ours.")
+        return pages.missing(request, "That cannot be asked", f"A parameter makes no sense: {error}.", 422)
 
     @routes.post("/sign-in")
     async def sign_in(request: Request) -> Response:
-        form = parse_qs((await request.body()).decode("utf-8", "replace"))
-        to = form.get("to", ["/console"])[0]
-        if not sessions.is_token(form.get("token", [""])[0].strip()):
-            return pages.door(to, wrong=True)
+        sent = parse_qs((await request.body()).decode("utf-8", "replace"))
+        to = sent.get("to", ["/console"])[0]
+        if not sessions.is_token(sent.get("token", [""])[0].strip()):
+            return pages.door(request, to, wrong=True)
         return sessions.begin(quote(to, safe="/?=&%+#:") if _OURS.fullmatch(to) else "/console")
 
     @routes.get("/sign-in")
-    async def sign_in_page() -> Response:
-        return pages.door("/console", wrong=False, status=200)
+    async def sign_in_page(request: Request) -> Response:
+        return pages.door(request, "/console", wrong=False, status=200)
 
     @routes.post("/sign-out")
-    async def sign_out() -> Response:
+    async def sign_out(request: Request) -> Response:
+        try:
+            await form(request, sessions)
+        except Unasked as error:
+            return pages.refused(request, error)
         return sessions.end(SIGN_IN)
 
-    def not_held(what: str, error: NotHeld) -> Response:
-        return pages.page(
-            "missing", 503, title="Held by another process", says=f"{what}: {error}. Ask the one that does."
-        )
+    def not_held(request: Request, what: str, error: NotHeld) -> Response:
+        says = f"{what}: {error}. Ask the one that does."
+        return pages.missing(request, "Held by another process", says, 503)
 
     return routes
 

@@ -32,16 +32,16 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
     catalogue = operations.catalogue
 
     @routes.get("")
-    async def templates() -> Response:
+    async def templates(request: Request) -> Response:
         using: dict[str, list[str]] = {}
         for _, workflow in sorted(catalogue.workflows.items()):
             using.setdefault(workflow.template, []).append(workflow.name)
         found = [template for _, template in sorted(catalogue.templates.items())]
-        return pages.page("templates", templates=found, using=using)
+        return pages.page(request, "templates", templates=found, using=using)
 
     @routes.get("/{name}")
-    async def template(name: str, version: str = "") -> Response:
-        return await page(name, {"version": version, "variables": "{}"}, fill=False)
+    async def template(request: Request, name: str, version: str = "") -> Response:
+        return await page(request, name, {"version": version, "variables": "{}"}, fill=False)
 
     @routes.post("/{name}")
     async def preview(request: Request, name: str) -> Response:
@@ -50,7 +50,7 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             form = parse_qs(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
         except ValueError:
             form = {}
-        return await page(name, {field: texts[0] for field, texts in form.items()}, fill=True)
+        return await page(request, name, {field: texts[0] for field, texts in form.items()}, fill=True)
 
     @routes.get("/{name}/html/{channel}")
     async def html(
@@ -69,14 +69,14 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             return frame(None)
         return frame(next((one.html for at, one in found.content.items() if at == channel), None))
 
-    async def page(name: str, form: dict[str, str], *, fill: bool) -> Response:
+    async def page(request: Request, name: str, form: dict[str, str], *, fill: bool) -> Response:
         asked = {field: form.get(field, "").strip() for field in FIELDS}
         found: Preview | None = None
         wrong = ""
         try:
             template = wording.template_of(catalogue, name)
         except NoSuchTemplate as error:
-            return pages.missing("No such template", f"{error}.".capitalize())
+            return pages.missing(request, "No such template", f"{error}.".capitalize())
         chosen = template.current
         try:
             chosen = wording.version_of(template, _version(asked["version"]))
@@ -86,7 +86,7 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             wrong = str(error)
         query = urlencode(asked)
         return pages.page(
-            "template", 422 if wrong else 200, template=template, chosen=chosen, asked=asked, found=found,
+            request, "template", 422 if wrong else 200, template=template, chosen=chosen, asked=asked, found=found,
             wrong=wrong, framed=query if len(query) <= MOST_IN_ADDRESS else None,
         )  # fmt: skip
 

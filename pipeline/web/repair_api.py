@@ -3,17 +3,23 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
 from agents.letters import DEAD, whole
+from agents.narrow import Narrowing
 from pipeline.dead_letters import DeadLetterError
+from pipeline.foresight import Forecast
+from pipeline.narrowed import MOST_GENERATION, Narrowed
+from pipeline.narrowed import MOST_NAMED as MOST_NARROWED
 from pipeline.replay import READS, Misused
+from pipeline.replay import Asked as AskedFor
+from pipeline.replays import Request
 from pipeline.web import letters as of_letters
 from pipeline.web.letters import MOST_NAMED, MOST_REDRIVEN, BadCursor, Filter, Redriven, listed
 from pipeline.web.problem import Wrong, described
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import blamed
-from schemas.event import milliseconds
+from schemas.event import MAX_NAME, Text, UserText, milliseconds
 
 MOST = 500
 CURSOR = 12 << 10
@@ -110,16 +116,46 @@ class RedriveAnswer(BaseModel):
     next_cursor: str | None
 
 
+class EventNamed(Asked):
+    """An upstream event by its identity."""
+
+    source: Text
+    id: Text
+
+
+OneOrMore = Annotated[
+    list[EventNamed],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, dict) else given,
+        json_schema_input_type=EventNamed | list[EventNamed],
+    ),
+    Field(min_length=1, max_length=MOST_NARROWED),
+]
+
+
 class ReplayRequest(Asked):
     """A group, or one partition of a topic, that is to begin anew: a dry run, unless `dry_run` is false.
 
-    `to`: earliest, latest, a time (RFC 3339), or an offset of the partition.
+    `to`: earliest, latest, a time (RFC 3339), or an offset of the partition. Narrowed by `event` (one or
+    several), `ids`, `users` or `reasons` (several of one kind are alternatives, several kinds must agree) the
+    group stays where it is, and only what is chosen of what it has read comes up again; `to` is from where,
+    and earliest where it is left out. What was sent stays sent, but with `resend`: that sends the chosen ones
+    anew, each once by its `generation`, however often it is asked for. Give the one that the dry run answers,
+    or any that was not used before; where none is given each request is another.
     """
 
     group: str | None = Field(None, json_schema_extra={"enum": [*READS, None]})
     topic: str | None = Field(None, max_length=NAME)
     partition: int | None = Field(None, ge=0, le=1_000_000)
-    to: str = Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")
+    to: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[ -~]+$")
+    event: OneOrMore | None = None
+    ids: list[Text] | None = Field(None, min_length=1, max_length=MOST_NARROWED)
+    users: list[UserText] | None = Field(None, min_length=1, max_length=MOST_NARROWED)
+    reasons: list[Annotated[str, Field(min_length=1, max_length=MAX_NAME)]] | None = Field(
+        None, min_length=1, max_length=MOST_NARROWED
+    )
+    resend: StrictBool = False
+    generation: int | None = Field(None, json_schema_extra={"minimum": 1, "maximum": MOST_GENERATION})
     dry_run: StrictBool = True
 
     @field_validator("group")
@@ -128,6 +164,14 @@ class ReplayRequest(Asked):
         if group is not None and group not in READS:
             raise ValueError(f"no such group; there are {', '.join(READS)}")
         return group
+
+    @property
+    def narrowing(self) -> Narrowing:
+        """What it is narrowed to."""
+        return Narrowing(
+            frozenset((event.source, event.id) for event in self.event or ()),
+            *(frozenset(some or ()) for some in (self.ids, self.users, self.reasons)),
+        )
 
 
 class Place(BaseModel):
@@ -166,10 +210,50 @@ class ReplayForeseen(Replayed):
     new: int
     doubtful: int
     afresh_because: dict[str, int]
+    too_old: int
     new_of: dict[str, int]
     ignored: int
     unreadable: int
     too_many: int
+
+
+class Range(BaseModel):
+    """The part of a partition that was chosen from."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    topic: str
+    partition: int
+    from_: int = Field(alias="from")
+    to: int
+
+
+class ReplayNarrowed(BaseModel):
+    """What was chosen of what a group has read, and what came of it, or would: no group is moved.
+
+    Of the `chosen`, `again` come up again, in so many `copies`; of these `nothing` to `too_old` tell what was
+    known before, as for a dry run of the whole. `expired` ones are not copied. With `resend` those that are
+    sent `anew` go out as `generation`, and none of those that went out by it before.
+    """
+
+    dry_run: bool
+    request_id: str | None
+    group: str
+    partitions: list[Range]
+    chosen: int
+    nothing: int
+    afresh: int
+    new: int
+    doubtful: int
+    too_old: int
+    afresh_because: dict[str, int]
+    new_of: dict[str, int]
+    expired: int
+    again: int
+    copies: int
+    generation: int | None = None
+    anew: int | None = None
+    unreadable: int
 
 
 class ReplayAsked(Replayed):
@@ -265,28 +349,52 @@ def _add_replay(routes: APIRouter, repairs: Repairs) -> None:
 
     @routes.post(
         "/replay",
-        responses={202: {"model": ReplayAsked, "description": "The group is asked to begin there"}},
+        responses={
+            202: {
+                "model": ReplayAsked | ReplayNarrowed,
+                "description": "The group is asked to begin there, or what was chosen is copied for it",
+            }
+        },
     )
-    async def replay(asked: ReplayRequest, response: Response) -> ReplayForeseen | ReplayAsked:
-        """Lets a group begin anew at another place. What was sent stays sent. A dry run by default."""
+    async def replay(
+        asked: ReplayRequest, response: Response
+    ) -> ReplayForeseen | ReplayAsked | ReplayNarrowed:
+        """Lets a group begin anew at another place, or brings up again what is chosen of what it has read.
+        What was sent stays sent, unless it is resent. A dry run by default."""
         if (asked.group is None) == (asked.topic is None):
             raise Wrong(422, "give group, or topic and partition", "group", "topic")
         if (asked.topic is None) != (asked.partition is None):
             raise Wrong(422, "topic and partition go together", "topic", "partition")
+        request = Request(
+            asked.group, asked.topic, asked.partition, asked.to, asked.narrowing, asked.resend,
+            asked.generation, asked.dry_run,
+        )  # fmt: skip
         try:
-            if asked.group is not None:
-                wanted = replays.of_group(asked.group, asked.to)
-            else:
-                wanted = replays.of_partition(asked.topic or "", asked.partition or 0, asked.to)
-            plan = await replays.resolve(wanted)
+            resolved = await replays.resolve(request)
+            if asked.dry_run:
+                foreseen = await replays.foresee(resolved)
+                return _narrowed(foreseen) or ReplayForeseen.model_validate(foreseen.figures)
+            done = await replays.do(resolved)
         except Misused as error:
-            field, detail = blamed(error)
-            raise Wrong(422, detail, field) from None
-        if asked.dry_run:
-            return ReplayForeseen.model_validate((await replays.foresee(plan)).figures)
-        found = await replays.ask(plan)
+            raise _blamed(asked, error) from None
         response.status_code = 202
-        return ReplayAsked.model_validate({"dry_run": False, **found.figures})
+        return _narrowed(done) or ReplayAsked.model_validate({"dry_run": False, **done.figures})
+
+
+def _narrowed(found: Forecast | AskedFor | Narrowed) -> ReplayNarrowed | None:
+    return ReplayNarrowed.model_validate(found.figures) if isinstance(found, Narrowed) else None
+
+
+def _blamed(asked: ReplayRequest, error: Misused) -> Wrong:
+    """What is wrong, with the fields of the request that are to blame, to the item of a list."""
+    fields, detail, value = blamed(error)
+    listed: dict[str, list[str] | None] = {"ids": asked.ids, "reasons": asked.reasons}
+    at = [
+        f"{field}.{some.index(value)}" if value is not None and (some := listed.get(field)) and value in some
+        else field
+        for field in fields
+    ]  # fmt: skip
+    return Wrong(422, detail, *at)
 
 
 def _ms(moment: AwareDatetime | None) -> int | None:

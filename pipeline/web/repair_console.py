@@ -1,49 +1,68 @@
 """Dead letters and replays for people: `/console/dlq`, `/console/replay`; what changes anything is a form."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agents import letters as of_letters
+from agents import topics
 from agents.letters import DEAD, Letter
+from agents.narrow import NEVER_CLAIMED, Narrowing
+from pipeline import replays
 from pipeline.dead_letters import DeadLetterError
-from pipeline.replay import READS, Misused, Plan
+from pipeline.narrowed import MOST_GENERATION, Narrowed
+from pipeline.replay import MAX_DIGITS, READS, Asked, Misused
+from pipeline.replays import Resolved
 from pipeline.web.apart import Away
 from pipeline.web.console import PAGE, Pages, with_query
+from pipeline.web.forms import Unasked, form
 from pipeline.web.letters import BadCursor, Filter, Redriven, listed, says
 from pipeline.web.repairs import Repairs
-from pipeline.web.replays import blamed, packed, unpacked
+from pipeline.web.replays import Blame, blamed, packed, unpacked
 from pipeline.web.session import Sessions
 from schemas.event import milliseconds
+from schemas.kinds import Reason
 
-MOST_FIELDS = 20
 SHOWN_CHARS = 20_000
 SHOWN_FAILED = 20
-_DONE, _ASK, _ASKED = "redriven", "replay", "replay asked"
-
-
-class Unasked(Exception):
-    """A form that is not of this session, or too old; the message says which."""
-
-
-class Form:
-    """What a form of ours came with: one text a field."""
-
-    def __init__(self, fields: dict[str, list[str]]) -> None:
-        self._fields = fields
-
-    def text(self, name: str) -> str:
-        """A field without the blanks around it; empty where there is none."""
-        return self._fields.get(name, [""])[0].strip()
+MOST_TO = 64
+MOST_SEALED = 48 << 10
+"""Of a dry run in a form, which as a whole may have BODY_BYTES."""
+LABELS = {
+    "group": "Group", "to": "Begin at", "source": "Source of the event", "event": "Id of the event",
+    "ids": "Notifications", "users": "Users", "reasons": "Reasons", "resend": "Send them anew",
+    "generation": "Generation",
+}  # fmt: skip
+"""The fields of the form of replays."""
+TYPED = tuple(LABELS)
+FILLED = frozenset(TYPED) - {"resend", "generation"}
+"""What an address may fill in."""
+NARROWED = ("event", "ids", "users", "reasons")
+REASONS = tuple(sorted(set(Reason) - NEVER_CLAIMED))
+_DONE, _ASK, _ASKED = "redriven", "replay resolved", "replay asked"
 
 
 def letter_url(letter: str) -> str:
     """The page of a dead letter."""
     return f"/console/dlq/{quote(letter, safe='')}"
+
+
+def replay_url(letter: Letter, told: Mapping[str, Any]) -> str | None:
+    """The form of replays for what a letter is about, as `listed` tells it; None where it names nothing.
+
+    Of a channel's letter it is that channel which would call again.
+    """
+    channel = next((str(name) for name, topic in topics.DEAD_MESSAGES.items() if topic == letter.plain), "")
+    if id_ := told["notification_id"]:
+        return with_query("/console/replay", group=channel, ids=id_)
+    if event := told["event"]:
+        return with_query("/console/replay", group=channel, source=event["source"], event=event["id"])
+    return None
 
 
 def router(repairs: Repairs, pages: Pages, sessions: Sessions) -> APIRouter:
@@ -53,28 +72,6 @@ def router(repairs: Repairs, pages: Pages, sessions: Sessions) -> APIRouter:
     _add_letters(routes, repairs, pages, sessions)
     _add_replay(routes, repairs, pages, sessions)
     return routes
-
-
-async def form(request: Request, sessions: Sessions) -> Form:
-    """What was sent. Raises Unasked where it is not a form that this session was shown."""
-    try:
-        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise Unasked("it has too many fields") from None
-    found = Form(fields)
-    if not sessions.is_form_token(session_of(request, sessions), found.text("form_token")):
-        raise Unasked("it is not of this session")
-    return found
-
-
-def session_of(request: Request, sessions: Sessions) -> str:
-    """The session that a request is of; empty for those who bring the token itself."""
-    return request.cookies.get(sessions.cookie, "")
-
-
-def refused(pages: Pages, error: Unasked) -> Response:
-    """The page for a form that was not taken."""
-    return pages.missing("That form was not taken", f"Nothing was done: {error}. Open its page again.", 403)
 
 
 def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Sessions) -> None:
@@ -99,11 +96,12 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
             except KeyError:
                 wrong = {"topic": "There is no such topic of dead letters."}
             except BadCursor:
-                return pages.missing("No such page", "The address is not one that this list gave.", 422)
+                return pages.missing(
+                    request, "No such page", "The address is not one that this list gave.", 422
+                )
         return pages.page(
-            "dlq", 422 if wrong else 200, page=page, counts=await letters.counts(), asked=asked, wrong=wrong,
-            cursor=cursor, topics=DEAD, done=sessions.unseal(_DONE, done) if done else None,
-            form_token=sessions.form_token(session_of(request, sessions)),
+            request, "dlq", 422 if wrong else 200, page=page, counts=await letters.counts(), asked=asked,
+            wrong=wrong, cursor=cursor, topics=DEAD, done=sessions.unseal(_DONE, done) if done else None,
         )  # fmt: skip
 
     @routes.get("/dlq/{name}")
@@ -111,13 +109,15 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
         try:
             found = await letters.letter(name)
         except KeyError:
-            return pages.missing("No such letter", f"“{name}” is no name of a dead letter.")
+            return pages.missing(request, "No such letter", f"“{name}” is no name of a dead letter.")
         except DeadLetterError as error:
-            return pages.missing("No such letter", f"{error}. It was deleted, or longer ago than it is kept.")
+            return pages.missing(
+                request, "No such letter", f"{error}. It was deleted, or longer ago than it is kept."
+            )
+        told = listed(found)
         return pages.page(
-            "letter", told=listed(found), says=says(found.told("reason")), parts=_parts(found),
-            done=sessions.unseal(_DONE, done) if done else None,
-            form_token=sessions.form_token(session_of(request, sessions)),
+            request, "letter", told=told, says=says(found.told("reason")), parts=_parts(found),
+            replay_url=replay_url(found, told), done=sessions.unseal(_DONE, done) if done else None,
         )  # fmt: skip
 
     @routes.post("/dlq/redrive")
@@ -126,12 +126,14 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
         try:
             sent = await form(request, sessions)
         except Unasked as error:
-            return refused(pages, error)
+            return pages.refused(request, error)
         asked = {name: sent.text(name) for name in ("topic", "reason", "since", "until")}
         wanted, wrong = read_filter(asked)
         letter, cursor = sent.text("letter"), sent.text("cursor")
         if wrong or not (letter or wanted.topic or wanted.reason):
-            return pages.missing("That cannot be asked", "Say which: those of a topic, or of a reason.", 422)
+            return pages.missing(
+                request, "That cannot be asked", "Say which: those of a topic, or of a reason.", 422
+            )
         try:
             if letter:
                 done = await letters.redrive_named([letter], dry_run=False)
@@ -139,13 +141,14 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
                 cursor = await letters.resolve(wanted) or ""
                 found = await letters.redrive(wanted, dry_run=True, cursor=cursor) if cursor else None
                 return pages.page(
-                    "redrive", found=found, asked=asked, cursor=cursor, most=SHOWN_FAILED,
-                    form_token=sessions.form_token(session_of(request, sessions)),
-                )  # fmt: skip
+                    request, "redrive", found=found, asked=asked, cursor=cursor, most=SHOWN_FAILED
+                )
             else:
                 done = await letters.redrive(wanted, dry_run=False, cursor=cursor)
         except (KeyError, BadCursor):
-            return pages.missing("That cannot be asked", "There is no such letter, topic or place.", 422)
+            return pages.missing(
+                request, "That cannot be asked", "There is no such letter, topic or place.", 422
+            )
         back = letter_url(letter) if letter else "/console/dlq"
         fields = {} if letter else asked
         note = sessions.seal(_DONE, _note(done))
@@ -189,21 +192,59 @@ def read_filter(asked: dict[str, str]) -> tuple[Filter, dict[str, str]]:
     return Filter(asked["topic"] or None, asked["reason"] or None, times["since"], times["until"]), wrong
 
 
-def _add_replay(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Sessions) -> None:
-    replays = repairs.replays
+def read_request(typed: Mapping[str, str]) -> replays.Request:
+    """The replay that a form asks for; ids, users and reasons are one a line. Raises Misused."""
+    group, to, generation = typed["group"], typed["to"], typed["generation"]
+    if group not in READS:
+        raise Misused("--group: there is no such group")
+    if len(to) > MOST_TO or not (to.isascii() and to.isprintable()):
+        raise Misused("--to: earliest, latest or a time such as 2026-01-31T12:00:00Z")
+    if bool(typed["source"]) != bool(typed["event"]):
+        raise Misused("--event: its source and its id go together")
+    if generation and not (generation.isascii() and generation.isdigit() and len(generation) <= MAX_DIGITS):
+        raise Misused(f"--generation: a number from 1 to {MOST_GENERATION}")
+    narrowing = Narrowing(
+        frozenset([(typed["source"], typed["event"])] if typed["event"] else ()),
+        *(
+            frozenset(line.strip() for line in typed[name].split("\n") if line.strip())
+            for name in ("ids", "users", "reasons")
+        ),
+    )
+    return replays.Request(
+        group, to=to or None, narrowing=narrowing, resend=bool(typed["resend"]),
+        generation=int(generation) if generation else None, dry_run=True,
+    )  # fmt: skip
 
-    def page(request: Request, status: int = 200, **fields: Any) -> Response:
+
+def said(error: Misused) -> Blame:
+    """What a page says of a request that makes no sense: with the line that is to blame."""
+    fields, detail, value = blamed(error)
+    listed = value is not None and fields[0] in ("ids", "reasons")
+    return Blame(fields, f"{value}: {detail}" if listed else detail, value)
+
+
+def _add_replay(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Sessions) -> None:
+    desk = repairs.replays
+
+    def page(request: Request, typed: Mapping[str, str], status: int = 200, **fields: Any) -> Response:
         known: dict[str, Any] = {
-            "group": "core", "to": "", "wrong": None, "plan": None, "figures": None, "sealed": None,
-            "asked": None, "late": None, **fields,
+            "wrong": None, "resolved": None, "figures": None, "sealed": None, "asked": None, "late": None,
+            **fields,
         }  # fmt: skip
-        token = sessions.form_token(session_of(request, sessions))
-        moved = [span for span in known["plan"].spans if span.to != span.now] if known["plan"] else []
-        return pages.page("replay", status, groups=tuple(READS), moved=moved, form_token=token, **known)
+        found = known["resolved"]
+        moved = [span for span in found.plan.spans if span.to != span.now] if found else []
+        return pages.page(
+            request, "replay", status, typed=typed, labels=LABELS, groups=tuple(READS), reasons=REASONS,
+            moved=moved, **known,
+        )  # fmt: skip
 
     @routes.get("/replay")
     async def replay(request: Request, asked: str = "") -> Response:
-        return page(request, asked=sessions.unseal(_ASKED, asked) if asked else None)
+        """The form; an address may fill in what it narrows to, and nothing is done before it is sent."""
+        given = request.query_params
+        typed = {name: given.get(name, "") if name in FILLED else "" for name in TYPED}
+        typed["group"] = typed["group"] if typed["group"] in READS else "core"
+        return page(request, typed, asked=sessions.unseal(_ASKED, asked) if asked else None)
 
     @routes.post("/replay")
     async def foresee(request: Request) -> Response:
@@ -211,37 +252,52 @@ def _add_replay(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Ses
         try:
             sent = await form(request, sessions)
         except Unasked as error:
-            return refused(pages, error)
-        group, to = sent.text("group"), sent.text("to")
-        if group not in READS:
-            return page(request, 422, to=to, wrong=("group", "There is no such group."))
+            return pages.refused(request, error)
+        typed = {name: sent.text(name) for name in TYPED}
         try:
-            if len(to) > 64 or not (to.isascii() and to.isprintable() and to):
-                raise Misused("--to: earliest, latest or a time such as 2026-01-31T12:00:00Z")
-            plan = await replays.resolve(replays.of_group(group, to))
+            resolved = await desk.resolve(read_request(typed))
+            sealed = sessions.seal(_ASK, packed(resolved))
+            if len(sealed) > MOST_SEALED:
+                return page(request, typed, 422, wrong=_too_much(resolved))
+            try:
+                found = await desk.foresee(resolved)
+            except Away as error:
+                return page(request, typed, 503, resolved=resolved, sealed=sealed, late=str(error))
         except Misused as error:
-            return page(request, 422, group=group, to=to, wrong=blamed(error))
-        sealed = sessions.seal(_ASK, packed(plan))
-        try:
-            figures = (await replays.foresee(plan)).figures
-        except Away as error:
-            return page(request, 503, group=group, to=to, plan=plan, sealed=sealed, late=str(error))
-        return page(request, group=group, to=to, plan=plan, sealed=sealed, figures=figures)
+            return page(request, typed, 422, wrong=said(error))
+        return page(request, typed, resolved=resolved, sealed=sealed, figures=found.figures)
 
     @routes.post("/replay/ask")
     async def ask(request: Request) -> Response:
-        """What was foreseen, asked for."""
+        """What was foreseen, done; sent twice, it sends nothing twice."""
         try:
             sent = await form(request, sessions)
             found = sessions.unseal(_ASK, sent.text("plan"))
             if found is None:
                 raise Unasked("its dry run is too old")
         except Unasked as error:
-            return refused(pages, error)
-        done = await replays.ask(unpacked(found))
-        note = {"id": done.id, "group": done.plan.group, **_sums(done.plan)}
-        return RedirectResponse(with_query("/console/replay", asked=sessions.seal(_ASKED, note)), 303)
+            return pages.refused(request, error)
+        try:
+            done = await desk.do(unpacked(found))
+        except Misused as error:
+            return pages.missing(request, "That cannot be asked", f"{said(error).detail}.", 422)
+        note = sessions.seal(_ASKED, _note_of(done))
+        return RedirectResponse(with_query("/console/replay", asked=note), 303)
 
 
-def _sums(plan: Plan) -> dict[str, int]:
-    return {"again": plan.again, "left_out": plan.left_out}
+def _note_of(done: Asked | Narrowed) -> dict[str, Any]:
+    if isinstance(done, Narrowed):
+        told: dict[str, Any] = {
+            "id": done.request, "chosen": done.chosen, "given": done.again, "copies": done.copies,
+            "generation": done.generation,
+        }  # fmt: skip
+    else:
+        told = {"id": done.id, "again": done.plan.again, "left_out": done.plan.left_out}
+    return {"group": done.plan.group, "role": done.plan.role, **told}
+
+
+def _too_much(resolved: Resolved) -> Blame:
+    given = [field for field, some in zip(NARROWED, resolved.narrowing, strict=True) if some]
+    if not given:
+        return Blame(("group",), "it has more partitions than a form carries; use `carillon replay`")
+    return Blame(tuple(given), "more than a form carries; choose fewer at a time, or use `carillon replay`")

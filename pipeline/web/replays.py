@@ -1,44 +1,42 @@
-"""Replays for pages and programs: resolved to offsets, foreseen in a bounded time, then asked for."""
+"""Replays for pages and programs: checked and resolved, foreseen in a bounded time, then done."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 
-from pipeline import foresight, replay
-from pipeline.replay import Asked, Misused, Plan, Span, Wanted
+from agents.narrow import Narrowing
+from pipeline import replays
+from pipeline.foresight import Forecast
+from pipeline.narrowed import Narrowed
+from pipeline.replay import Asked, Misused, Plan, Span
+from pipeline.replays import Request, Resolved
 from pipeline.settings import Settings
-from pipeline.web.apart import Apart, Late
+from pipeline.web.apart import Apart, Away, Late
 
 RESOLVE_SECONDS = 20.0
 FORESEE_SECONDS = 30.0
-_OPTION = re.compile(r"--([a-z]+)(?: .*?)?: (.*)", re.DOTALL)
-_AS_OPTION = re.compile(r"--(?=[a-z])")
-
-
-class Forecast(Protocol):
-    """What would come of a replay."""
-
-    @property
-    def plan(self) -> Plan: ...
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """It, for programs."""
+COPY_SECONDS = 60.0
+T = TypeVar("T")
+Tell = Callable[[str], None]
+_OPTION = re.compile(r"--([a-z]+)(?: (.*?))?: (.*)", re.DOTALL)
+_NAMED = re.compile(r"--([a-z]+)")
+_FIELDS = {"id": "ids", "user": "users", "reason": "reasons"}
+"""The command's options that have another name as fields; the others have the same."""
 
 
 class Source(Protocol):
     """The groups that are to begin anew, and what they would read."""
 
-    async def resolve(self, wanted: Wanted) -> Plan:
-        """Offsets, one a partition. Raises Misused."""
+    async def resolve(self, request: Request) -> Resolved:
+        """Fixes what a request leaves open. Raises Misused."""
 
-    async def foresee(self, plan: Plan, tell: Callable[[str], None]) -> Forecast:
-        """What would come of it."""
+    async def foresee(self, resolved: Resolved, tell: Tell) -> Forecast | Narrowed:
+        """What would come of it. Raises Misused."""
 
-    async def ask(self, plan: Plan) -> str:
-        """Asks the group; returns the request's id."""
+    async def do(self, resolved: Resolved, tell: Tell) -> Asked | Narrowed:
+        """Does it. Raises Misused."""
 
 
 class OnKafka:
@@ -47,14 +45,14 @@ class OnKafka:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def resolve(self, wanted: Wanted) -> Plan:
-        return await replay.resolve(self._settings, wanted)
+    async def resolve(self, request: Request) -> Resolved:
+        return await replays.resolve(self._settings, request)
 
-    async def foresee(self, plan: Plan, tell: Callable[[str], None]) -> Forecast:
-        return await foresight.foresee(self._settings, plan, tell)
+    async def foresee(self, resolved: Resolved, tell: Tell) -> Forecast | Narrowed:
+        return await replays.foresee(self._settings, resolved, tell)
 
-    async def ask(self, plan: Plan) -> str:
-        return await replay.ask(self._settings, plan)
+    async def do(self, resolved: Resolved, tell: Tell) -> Asked | Narrowed:
+        return await replays.do(self._settings, resolved, tell)
 
 
 class Replays:
@@ -63,54 +61,86 @@ class Replays:
     def __init__(self, settings: Settings, source: Source, apart: Apart) -> None:
         self._settings, self._source, self._apart = settings, source, apart
 
-    def of_group(self, group: str, to: str) -> Wanted:
-        """Everything that a role reads. Raises Misused."""
-        return replay.of_group(self._settings, group, to)
+    async def resolve(self, request: Request) -> Resolved:
+        """What a request means, with nothing left open. Raises Misused."""
+        replays.check(self._settings, request)  # what is wrong with it needs no broker
+        return await self._apart.run(lambda: self._source.resolve(request), RESOLVE_SECONDS)
 
-    def of_partition(self, topic: str, partition: int, to: str) -> Wanted:
-        """One partition of one topic. Raises Misused."""
-        return replay.of_partition(self._settings, topic, partition, to)
-
-    async def resolve(self, wanted: Wanted) -> Plan:
-        """Where each partition would begin. Raises Misused."""
-        return await self._apart.run(lambda: self._source.resolve(wanted), RESOLVE_SECONDS)
-
-    async def foresee(self, plan: Plan) -> Forecast:
-        """What would come of it; asks nothing of anybody. Raises Late, which says how far it came."""
-        told = ["it had not begun to read"]
-
-        async def work() -> Forecast:
-            return await self._source.foresee(plan, lambda line: told.__setitem__(0, line))
-
+    async def foresee(self, resolved: Resolved) -> Forecast | Narrowed:
+        """What would come of it; asks nothing of anybody. Raises Misused, and Late, which says how far it
+        came."""
         try:
-            return await self._apart.run(work, FORESEE_SECONDS)
-        except Late:
+            return await self._told(lambda tell: self._source.foresee(resolved, tell), FORESEE_SECONDS)
+        except Late as error:
             raise Late(
-                f"the dry run did not end within {FORESEE_SECONDS:.0f} s ({told[0]}); nothing was asked for. "
+                f"the dry run did not end within {FORESEE_SECONDS:.0f} s ({error}); nothing was asked for. "
                 "Choose a later place, or wait for `carillon replay --dry-run`"
             ) from None
 
-    async def ask(self, plan: Plan) -> Asked:
-        """Asks the group to begin there."""
+    async def do(self, resolved: Resolved) -> Asked | Narrowed:
+        """Lets the group begin there, or copies what was chosen. Raises Misused; Away and Late say how to go
+        on with what is sent anew, so that nothing goes out twice."""
+        if not resolved.narrowing.given:
+            return await self._apart.run(lambda: self._source.do(resolved, lambda _: None), RESOLVE_SECONDS)
+        try:
+            return await self._told(lambda tell: self._source.do(resolved, tell), COPY_SECONDS)
+        except Late as error:
+            raise Late(f"it did not end within {COPY_SECONDS:.0f} s ({error}). {_go_on(resolved)}") from None
+        except Away as error:
+            raise Away(f"{error}. {_go_on(resolved)}") from None
 
-        async def work() -> Asked:
-            return Asked(plan, await self._source.ask(plan))
-
-        return await self._apart.run(work, RESOLVE_SECONDS)
-
-
-def blamed(error: Misused) -> tuple[str, str]:
-    """The field that is to blame, and what is wrong with it: the message names the command's option."""
-    found = _OPTION.fullmatch(str(error))
-    return (found[1], _AS_OPTION.sub("", found[2])) if found else ("to", str(error))
+    async def _told(self, work: Callable[[Tell], Coroutine[Any, Any, T]], seconds: float) -> T:
+        """What the work returns. Raises Late with the last that it told."""
+        told = ["it had not begun to read"]
+        try:
+            return await self._apart.run(lambda: work(lambda line: told.__setitem__(0, line)), seconds)
+        except Late:
+            raise Late(told[0]) from None
 
 
-def packed(plan: Plan) -> dict[str, Any]:
-    """A plan as a form carries it, so that what was foreseen is what is asked for."""
-    return {"group": plan.group, "role": plan.role, "spans": [[*s.part, *s[1:]] for s in plan.spans]}
+def _go_on(resolved: Resolved) -> str:
+    same = f" with generation {resolved.generation}" if resolved.generation else ""
+    return f"What was copied stays; ask for the same again{same} to go on, and nothing is sent twice"
 
 
-def unpacked(found: Mapping[str, Any]) -> Plan:
-    """The plan of `packed`."""
+class Blame(NamedTuple):
+    """What is wrong with a request: the fields that are to blame, and the value if one is."""
+
+    fields: tuple[str, ...]
+    detail: str
+    value: str | None = None
+
+
+def blamed(error: Misused) -> Blame:
+    """Whom a message blames: it names the command's options, which are our fields."""
+    if found := _OPTION.fullmatch(str(error)):
+        return Blame((field_of(found[1]),), _as_fields(found[3]), found[2])
+    named = tuple(dict.fromkeys(field_of(option) for option in _NAMED.findall(str(error))))
+    return Blame(named or ("to",), _as_fields(str(error)))
+
+
+def field_of(option: str) -> str:
+    """The field that is the same as an option of the command."""
+    return _FIELDS.get(option, option)
+
+
+def _as_fields(text: str) -> str:
+    return _NAMED.sub(lambda found: field_of(found[1]), text)
+
+
+def packed(resolved: Resolved) -> dict[str, Any]:
+    """A resolved request as a form carries it, so that what was foreseen is what is done."""
+    plan = resolved.plan
+    return {
+        "group": plan.group, "role": plan.role, "spans": [[*s.part, *s[1:]] for s in plan.spans],
+        "narrowing": [sorted(some) for some in resolved.narrowing], "generation": resolved.generation,
+        "id": resolved.id,
+    }  # fmt: skip
+
+
+def unpacked(found: Mapping[str, Any]) -> Resolved:
+    """The request of `packed`."""
     spans = [Span(TopicPartition(topic, n), *offsets) for topic, n, *offsets in found["spans"]]
-    return Plan(found["group"], found["role"], spans)
+    events, *others = found["narrowing"]
+    narrowing = Narrowing(frozenset((source, id_) for source, id_ in events), *map(frozenset, others))
+    return Resolved(Plan(found["group"], found["role"], spans), narrowing, found["generation"], found["id"])

@@ -64,7 +64,8 @@ def create(
     reach it over https.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
-    pages, sessions = console.Pages(version), Sessions(token, clock, secure=secure)
+    sessions = Sessions(token, clock, secure=secure)
+    pages = console.Pages(version, sessions)
 
     def refuse(request: Request) -> Response:
         if request.url.path.startswith("/console"):
@@ -119,7 +120,9 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
     async def refused(request: Request, error: RequestValidationError) -> Response:
         if is_page(request):
             fields = ", ".join(str(found["loc"][-1]) for found in error.errors())
-            return pages.missing("That cannot be asked", f"A parameter makes no sense: {fields}.", 422)
+            return pages.missing(
+                request, "That cannot be asked", f"A parameter makes no sense: {fields}.", 422
+            )
         return problem.of_validation(error)
 
     @app.exception_handler(Wrong)
@@ -129,13 +132,15 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
     @app.exception_handler(Away)
     async def away(request: Request, error: Away) -> Response:
         if is_page(request):
-            return pages.missing("That cannot be told now", f"{error}.", 503)
+            return pages.missing(request, "That cannot be told now", f"{error}.", 503)
         return problem.answer(503, str(error))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         if is_page(request):
-            return pages.missing("No such page", f"{request.url.path} leads nowhere.", error.status_code)
+            return pages.missing(
+                request, "No such page", f"{request.url.path} leads nowhere.", error.status_code
+            )
         return problem.answer(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
 

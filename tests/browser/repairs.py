@@ -13,15 +13,17 @@ from agents import redrive
 from agents.letters import Letter
 from agents.redrive import NotRedrivable
 from agents.replay import Prospect
-from pipeline import replay
+from pipeline import replay, replays
 from pipeline.dead_letters import DeadLetterError, Redrive, Span
 from pipeline.foresight import Forecast, Range
-from pipeline.replay import Plan, Wanted
+from pipeline.narrowed import Narrowed
+from pipeline.replay import Asked, Plan
+from pipeline.replays import Request, Resolved
 from pipeline.settings import Settings, given
 from pipeline.web.apart import Apart
 from pipeline.web.letters import Letters
 from pipeline.web.repairs import Repairs
-from pipeline.web.replays import Replays
+from pipeline.web.replays import Replays, Tell
 from schemas.dead_letter import headers
 from schemas.ids import notification_id
 from schemas.kinds import Reason
@@ -114,37 +116,71 @@ class Shelf:
             tell(Redrive(letter.name, record.topic))
 
 
+GENERATION = 1_790_000_000_123
+
+
 @dataclass
 class Groups:
-    """Groups that can be asked to begin anew: each partition holds offsets 0 to 100, and all are read."""
+    """Groups that can be asked to begin anew: each partition holds offsets 0 to 100, and all are read.
 
-    asked: list[Plan] = field(default_factory=list)
+    Whatever is narrowed chooses nineteen.
+    """
+
+    asked: list[Resolved] = field(default_factory=list)
     counted: Counter[Prospect] = field(
         default_factory=lambda: Counter({Prospect.NOTHING: 12, Prospect.AFRESH: 6, Prospect.NEW: 1})
     )
     reasons: Counter[str] = field(default_factory=lambda: Counter({"template_failed: no.thing": 6}))
     foreseen: int = 0
     broken: Exception | None = None
+    breaks: Exception | None = None
+    """What breaks while it is done."""
     stuck: bool = False
+    resolved: int = 0
 
-    async def resolve(self, wanted: Wanted) -> Plan:
+    async def resolve(self, request: Request) -> Resolved:
         if self.broken is not None:
             raise self.broken
+        self.resolved += 1
+        wanted = replays.check(given(), request)
         to = {"earliest": 0, "latest": 100}.get(wanted.to, 40)
-        name = f"carillon-{wanted.role}"
-        return Plan(name, wanted.role, [replay.Span(p, 0, 100, to, 100) for p in wanted.parts])
+        spans = [replay.Span(part, 0, 100, to, 100) for part in wanted.parts]
+        plan = Plan(f"carillon-{wanted.role}", wanted.role, spans)
+        generation = (request.generation or GENERATION + self.resolved) if request.resend else 0
+        return Resolved(plan, request.narrowing, generation, f"request-{self.resolved}")
 
-    async def foresee(self, plan: Plan, tell: Callable[[str], None]) -> Forecast:
+    async def foresee(self, resolved: Resolved, tell: Tell) -> Forecast | Narrowed:
         self.foreseen += 1
+        await self._work(tell)
+        if resolved.narrowing.given:
+            return self._chosen(resolved, None)
+        fresh = Counter({"orders": self.counted[Prospect.NEW]})
+        return Forecast(resolved.plan, Range(), self.counted, self.reasons, fresh)
+
+    async def do(self, resolved: Resolved, tell: Tell) -> Asked | Narrowed:
+        if not resolved.narrowing.given:
+            self.asked.append(resolved)
+            return Asked(resolved.plan, resolved.id)
+        await self._work(tell)
+        if self.breaks is not None:
+            raise self.breaks
+        found = self._chosen(resolved, resolved.id)
+        self.asked.append(resolved)
+        return found
+
+    async def _work(self, tell: Tell) -> None:
         tell("reading: 5 of 10 offsets")
         if self.stuck:
             await asyncio.Event().wait()
-        fresh = Counter({"orders": self.counted[Prospect.NEW]})
-        return Forecast(plan, Range(), self.counted, self.reasons, fresh)
 
-    async def ask(self, plan: Plan) -> str:
-        self.asked.append(plan)
-        return f"request-{len(self.asked)}"
+    def _chosen(self, resolved: Resolved, request: str | None) -> Narrowed:
+        anew = resolved.generation
+        went = anew in {one.generation for one in self.asked}
+        again = self.counted.total() if anew else self.counted[Prospect.AFRESH] + self.counted[Prospect.NEW]
+        return Narrowed(
+            resolved.plan, request, anew, self.counted.total(), self.counted, self.reasons,
+            Counter({"orders": self.counted[Prospect.NEW]}), 0 if anew and went else again, 2, 0, 3,
+        )  # fmt: skip
 
 
 def letters(shelf: Shelf) -> str:

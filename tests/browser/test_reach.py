@@ -63,6 +63,7 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
         ("/console/tables/users", "users"), ("/console/tables/users/row?key=user-001", "user-001"),
         ("/console/templates", "Templates"), ("/console/templates/order", "order"),
         ("/console/dlq", "Dead letters"), (f"/console/dlq/{dead}", dead), ("/console/replay", "Replay"),
+        ("/console/replay?source=s&event=e&ids=a%0Ab&reasons=expired", "Replay"),
         ("/console/dlq?reason=refused&since=2026-01-01", "Dead letters"),
     ):  # fmt: skip
         page = await site.open(path, scheme=scheme)

@@ -70,6 +70,43 @@ async def test_those_of_a_reason_are_counted_and_then_put_back(site: Site) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_what_a_letter_is_about_is_sent_anew_once_by_the_keyboard(site: Site, scheme: str) -> None:
+    letters(site.office.shelf)
+    event = b'{"specversion":"1.0","id":"order 7","source":"https://shop.example","type":"t"}'
+    name = site.office.shelf.put(value=event)
+    page = await site.open(f"/console/dlq/{name}", scheme=scheme)
+    await page.get_by_role("link", name="Replay this event").press("Enter")
+    await expect(page.get_by_label("Id of the event")).to_have_value("order 7")
+    await expect(page.get_by_label("Source of the event")).to_have_value("https://shop.example")
+    await looks_right(page)
+    await reaches_everything(page)
+    await page.set_viewport_size({"width": 360, "height": 740})
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.get_by_label("Notifications").focus()
+    await page.keyboard.press("Tab")
+    await page.keyboard.type("ada")
+    await page.keyboard.press("Enter")
+    await page.keyboard.type("grace")
+    await page.get_by_label("Send them anew").focus()
+    await page.keyboard.press("Space")
+    await press(page, "Say what would come of it")
+    await expect(page.get_by_label("Users")).to_have_value("ada\ngrace")
+    await expect(page.get_by_label("Send them anew")).to_be_checked()
+    await expect(page.get_by_role("row", name=re.compile("would be decided anew"))).to_contain_text("19")
+    assert site.office.groups.asked == []
+    await looks_right(page)
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    async with page.expect_navigation(url=re.compile("asked=")):
+        await page.get_by_role("button", name="Send them anew").dblclick()
+    await expect(page.get_by_role("status").first).to_contain_text("decided anew, as generation")
+    assert len({(one.id, one.generation) for one in site.office.groups.asked}) == 1
+    chosen = site.office.groups.asked[0].narrowing
+    assert chosen.events == {("https://shop.example", "order 7")}
+    assert chosen.users == {"ada", "grace"}
+    await looks_right(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_replay_is_foreseen_and_asked_for_by_the_keyboard(site: Site, scheme: str) -> None:
     page = await site.open("/console/replay", scheme=scheme)
     await page.get_by_label("Group").focus()
@@ -88,7 +125,7 @@ async def test_a_replay_is_foreseen_and_asked_for_by_the_keyboard(site: Site, sc
     await page.get_by_role("button", name="Ask carillon-email to begin there").focus()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("status").first).to_contain_text("carillon-email is asked to begin anew")
-    assert [plan.role for plan in site.office.groups.asked] == ["email"]
+    assert [one.plan.role for one in site.office.groups.asked] == ["email"]
     await looks_right(page)
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError, KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import plan
 from agents.catalogue import Catalogue
 from agents.replay import NEW, NOTHING, Prospect, foresee, foresee_call
+from pipeline import replay
 from pipeline.app import Roles
 from pipeline.control import ControlReader
 from pipeline.engine.rewinds import NEVER, Rewind, Rewinds
@@ -68,6 +70,40 @@ def test_a_time_is_a_moment_in_any_zone(text: str) -> None:
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(Misused, match="--to"):
         moment(text)
+
+
+@pytest.mark.parametrize("to", ["²", "٣", "1²", "9" * 20, "9" * 5_000])
+def test_an_offset_is_a_number_that_one_could_be(tmp_path: Any, to: str) -> None:
+    with pytest.raises(Misused, match=f"--to {to[:20]}.*: not earliest, latest or a time"):
+        of_partition(settings(tmp_path), "events", 0, to)
+    with pytest.raises(Misused, match=f"--to {to[:20]}"):
+        of_group(settings(tmp_path), "core", to)
+
+
+class Coordinator:
+    """Answers after it has refused so often."""
+
+    def __init__(self, refusals: int, error: type[KafkaError]) -> None:
+        self.refusals, self.error, self.asked = refusals, error, 0
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        if self.asked <= self.refusals:
+            raise self.error
+        return "offsets"
+
+
+async def test_a_coordinator_that_is_not_there_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "COORDINATOR_PAUSE", 0.001)
+    asked = Coordinator(5, GroupCoordinatorNotAvailableError)
+    assert (await replay.coordinated(asked), asked.asked) == ("offsets", 6)
+    refused = Coordinator(1, GroupAuthorizationFailedError)
+    with pytest.raises(GroupAuthorizationFailedError):
+        await replay.coordinated(refused)
+    assert refused.asked == 1
+    monkeypatch.setattr(replay, "COORDINATOR_SECONDS", 0.05)
+    with pytest.raises(GroupCoordinatorNotAvailableError):
+        await replay.coordinated(Coordinator(10**9, GroupCoordinatorNotAvailableError))
 
 
 # -- what is heard

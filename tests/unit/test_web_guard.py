@@ -10,6 +10,7 @@ from pipeline.web import guard, server
 from pipeline.web.session import LASTS_SECONDS, Sessions
 from tests.browser.desk import TOKEN, Office
 from tests.browser.repairs import repairs
+from tests.unit.test_web_repair_pages import hidden
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 PRIVATE = (
@@ -101,7 +102,15 @@ async def test_signing_in_never_leads_elsewhere(office: Office, to: str) -> None
 async def test_signing_out_ends_it(office: Office) -> None:
     async with browser(office) as client:
         await client.get(f"/console?token={TOKEN}")
-        assert (await client.post("/console/sign-out")).status_code == 303
+        another = Sessions(TOKEN, office.clock)
+        for token in ("", "x", another.form_token(""), another.form_token(another.issue() + "x")):
+            found = await client.post("/console/sign-out", data={"form_token": token})
+            assert found.status_code == 403, token
+            assert "set-cookie" not in found.headers
+        page = (await client.get("/console")).text
+        assert (
+            await client.post("/console/sign-out", data=hidden(page, "/console/sign-out"))
+        ).status_code == 303
         assert (await client.get("/console")).status_code == 401
 
 
@@ -190,7 +199,8 @@ async def test_a_failure_is_said_without_its_cause_and_with_the_headers(
 async def test_a_form_that_another_site_sent_is_refused(office: Office) -> None:
     async with browser(office, headers=BEARER) as client:
         for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 303), ("none", 303)):
-            found = await client.post("/console/sign-out", headers={"sec-fetch-site": site})
+            fields = {"form_token": Sessions(TOKEN, office.clock).form_token("")}
+            found = await client.post("/console/sign-out", data=fields, headers={"sec-fetch-site": site})
             assert found.status_code == status
 
 

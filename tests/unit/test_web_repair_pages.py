@@ -1,19 +1,29 @@
 """Dead letters and replays for people: what the pages say, and whose forms they take."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from html import unescape
+from urllib.parse import urlencode
 
 import httpx
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
-from pipeline.replay import READS
+from agents.narrow import Narrowing
+from agents.replay import Prospect
+from pipeline.replay import READS, Misused
+from pipeline.replays import Request, Resolved
 from pipeline.web import replays
+from pipeline.web.replays import packed
 from pipeline.web.session import SEAL_SECONDS, Sessions
 from schemas.ids import notification_id
+from schemas.kinds import State
 from tests.browser.desk import NOON, SOURCE, TOKEN, XSS, Office
+from tests.browser.repairs import GENERATION
 from tests.unit.test_web_pages import Tags, is_harmless, look
 
+ONE = Request("core", narrowing=Narrowing(users=frozenset(["ada"])))
 FORMS = ("/console/dlq/redrive", "/console/replay", "/console/replay/ask")
 
 
@@ -39,6 +49,20 @@ def hidden(page: str, action: str) -> dict[str, str]:
         for tag, attributes in Tags(form).elements
         if tag == "input" and attributes.get("type") == "hidden"
     }
+
+
+def filled(page: str) -> dict[str, str]:
+    """What the visible fields of the form of replays hold."""
+    (form,) = re.findall(r'<form[^>]*action="/console/replay".*?</form>', page, re.DOTALL)
+    found = {
+        attributes["name"] or "": attributes.get("value") or ""
+        for tag, attributes in Tags(form).elements
+        if tag == "input" and attributes.get("type") not in ("hidden", "checkbox")
+    }
+    for name, value in re.findall(r'<textarea id="([^"]+)".*?>\n(.*?)</textarea>', form, re.DOTALL):
+        found[name] = unescape(value)
+    (found["group"],) = re.findall(r"<option selected>([^<]+)<", form)
+    return found
 
 
 def text(page: str) -> str:
@@ -190,20 +214,14 @@ async def test_a_replay_is_foreseen_and_then_asked_for_as_it_was_resolved(
                  "never decided: would be now1"):  # fmt: skip
         assert line in said, line
     assert office.groups.asked == []
-    (plan,) = [hidden(page, "/console/replay/ask")]
-    done = await browser.post("/console/replay/ask", data=plan)
+    done = await browser.post("/console/replay/ask", data=hidden(page, "/console/replay/ask"))
     assert done.status_code == 303
     (asked,) = office.groups.asked
-    assert asked == await office.groups.resolve(_wanted(office))
+    assert asked.plan == (await office.groups.resolve(Request("core", to="earliest"))).plan
+    assert not asked.narrowing.given
     told = (await browser.get(done.headers["location"])).text
     is_harmless(told)
     assert "carillon-core is asked to begin anew: 4\u2009800 offsets once more" in text(told)
-
-
-def _wanted(office: Office) -> Any:
-    from tests.browser.repairs import repairs
-
-    return repairs(office.shelf, office.groups, office.clock).replays.of_group("core", "earliest")
 
 
 @pytest.mark.parametrize("group", READS)
@@ -219,9 +237,10 @@ async def test_to_skip_ahead_is_warned_of(office: Office, browser: httpx.AsyncCl
     first = hidden((await browser.get("/console/replay")).text, "/console/replay")
     plain = office.groups.resolve
 
-    async def behind(wanted: Any) -> Any:
-        plan = await plain(wanted)
-        return plan._replace(spans=[span._replace(committed=10) for span in plan.spans])
+    async def behind(request: Request) -> Resolved:
+        found = await plain(request)
+        spans = [span._replace(committed=10) for span in found.plan.spans]
+        return found._replace(plan=found.plan._replace(spans=spans))
 
     office.groups.resolve = behind  # type: ignore[method-assign]
     page = (await browser.post("/console/replay", data={**first, "group": "email", "to": "latest"})).text
@@ -237,6 +256,19 @@ async def test_to_skip_ahead_is_warned_of(office: Office, browser: httpx.AsyncCl
         ({"group": "core", "to": "²"}, "to"),
         ({"group": "cores", "to": "earliest"}, "group"),
         ({}, "group"),
+        ({"group": "status", "users": "ada"}, "group"),
+        ({"group": "core", "source": "s"}, "event"),
+        ({"group": "core", "event": "e"}, "event"),
+        ({"group": "core", "ids": "none\n"}, "ids"),
+        ({"group": "core", "ids": " \r\n "}, "to"),
+        ({"group": "core", "reasons": "refused"}, "reasons"),
+        ({"group": "core", "to": "earliest", "resend": "yes"}, "resend"),
+        ({"group": "email", "users": "ada", "resend": "yes"}, "resend"),
+        ({"group": "core", "users": "ada", "generation": "5"}, "generation"),
+        ({"group": "core", "users": "ada", "resend": "yes", "generation": "²"}, "generation"),
+        ({"group": "core", "users": "ada", "resend": "yes", "generation": "0"}, "generation"),
+        ({"group": "core", "users": "ada", "resend": "yes", "generation": "9" * 5_000}, "generation"),
+        ({"group": "core", "users": "a" * 40_000}, "users"),
     ],
 )
 async def test_a_replay_that_makes_no_sense_is_said_at_its_field(
@@ -247,7 +279,8 @@ async def test_a_replay_that_makes_no_sense_is_said_at_its_field(
     is_harmless(found.text)
     assert found.status_code == 422 and 'role="alert"' in found.text
     (blamed,) = [attributes for _, attributes in Tags(found.text).elements if "aria-invalid" in attributes]
-    assert (blamed["id"], blamed["aria-describedby"]) == (field, "wrong")
+    assert (blamed["id"], (blamed["aria-describedby"] or "").split()[0]) == (field, "wrong")
+    assert "--" not in re.findall(r'role="alert">([^<]*)', found.text)[0]
     assert office.groups.foreseen == 0
 
 
@@ -261,6 +294,106 @@ async def test_what_cannot_be_foreseen_in_time_can_be_asked_for_all_the_same(
     assert found.status_code == 503 and "reading: 5 of 10 offsets" in text(found.text)
     await browser.post("/console/replay/ask", data=hidden(found.text, "/console/replay/ask"))
     assert len(office.groups.asked) == 1
+
+
+async def test_a_narrowed_replay_does_what_was_foreseen_and_twice_the_same(
+    office: Office, browser: httpx.AsyncClient
+) -> None:
+    id_ = notification_id("ada", SOURCE, "order-1", "orders")
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    typed = {**first, "group": "core", "source": SOURCE, "event": "order-1", "ids": f"\r\n {id_}\r\n",
+             "users": "ada\r\n", "reasons": "expired\r\ntemplate_failed", "resend": "yes"}  # fmt: skip
+    page = (await browser.post("/console/replay", data=typed)).text
+    is_harmless(page)
+    for line in ("notifications are chosen19", "of these were decided12", "would be decided anew"):
+        assert line in text(page), line
+    assert office.groups.asked == []
+    asked = hidden(page, "/console/replay/ask")
+    done = [await browser.post("/console/replay/ask", data=asked) for _ in range(2)]
+    assert [one.status_code for one in done] == [303, 303]
+    first_done, second = office.groups.asked
+    assert first_done == second and first_done.generation
+    expected = Narrowing(
+        frozenset([(SOURCE, "order-1")]), frozenset([id_]), frozenset(["ada"]),
+        frozenset(["expired", "template_failed"]),
+    )  # fmt: skip
+    assert first_done.narrowing == expected
+    assert f"as generation {first_done.generation}" in text(page)
+    for one, given in zip(done, (19, 0), strict=True):
+        told = (await browser.get(one.headers["location"])).text
+        is_harmless(told)
+        assert f"19 notifications were chosen; {given} are decided anew" in text(told)
+
+
+async def test_what_is_narrowed_is_given_again_and_no_group_is_moved(
+    office: Office, browser: httpx.AsyncClient
+) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    page = (await browser.post("/console/replay", data={**first, "group": "email", "users": "ada"})).text
+    for line in ("messages are chosen19", "called already: nothing will be sent12", "given to email again7"):
+        assert line in text(page), line
+    assert "offsets" not in text(page) and "Partition by partition" not in page
+    done = await browser.post("/console/replay/ask", data=hidden(page, "/console/replay/ask"))
+    assert "7 are given to email again" in text((await browser.get(done.headers["location"])).text)
+    assert [one.generation for one in office.groups.asked] == [0]
+
+
+async def test_nothing_to_come_of_it_offers_nothing(office: Office, browser: httpx.AsyncClient) -> None:
+    office.groups.counted = Counter({Prospect.NOTHING: 12})
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    page = (await browser.post("/console/replay", data={**first, "group": "core", "users": "ada"})).text
+    assert "Nothing would come of it" in page and "/console/replay/ask" not in page
+
+
+async def test_what_was_narrowed_and_not_foreseen_in_time_is_not_offered(
+    office: Office, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "FORESEE_SECONDS", 0.05)
+    office.groups.stuck = True
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    found = await browser.post("/console/replay", data={**first, "group": "core", "users": "ada"})
+    assert found.status_code == 503 and "reading: 5 of 10 offsets" in text(found.text)
+    assert "/console/replay/ask" not in found.text
+
+
+async def test_what_is_cut_off_says_how_to_go_on(office: Office, browser: httpx.AsyncClient) -> None:
+    first = hidden((await browser.get("/console/replay")).text, "/console/replay")
+    typed = {**first, "group": "core", "users": "ada", "resend": "yes"}
+    page = (await browser.post("/console/replay", data=typed)).text
+    for error, status in ((KafkaConnectionError("x"), 503), (Misused("more; choose a later --to"), 422)):
+        office.groups.breaks = error
+        found = await browser.post("/console/replay/ask", data=hidden(page, "/console/replay/ask"))
+        assert found.status_code == status
+        is_harmless(found.text)
+        assert (f"with generation {GENERATION + 1}" in text(found.text)) == (status == 503)
+
+
+async def test_pages_lead_to_the_form_with_what_they_are_about(office: Office) -> None:
+    id_ = office.tell(State.SENT)
+    message = office.shelf.put("dlq-email", value=b'{"id": "%s"}' % id_.encode(), reason="refused")
+    event = office.shelf.put(value=b'{"specversion":"1.0","id":"e 1","source":"s","type":"t"}')
+    lost = office.shelf.put(value=b"not JSON")
+    of_event = {"source": SOURCE, "event": "order-1"}
+    for path, label, typed in (
+        (f"/console/notifications/{id_}", "Replay this notification", {"group": "core", "ids": id_}),
+        (f"/console/notifications/{id_}", "its whole event", of_event),
+        (f"/console/events?source={SOURCE}&id=order-1", "Replay this event", of_event),
+        (f"/console/dlq/{message}", "Replay this notification", {"group": "email", "ids": id_}),
+        (f"/console/dlq/{event}", "Replay this event", {"group": "core", "source": "s", "event": "e 1"}),
+    ):  # fmt: skip
+        (to,) = re.findall(rf'href="([^"]+)">{label}<', await look(office, path))
+        assert filled(await look(office, to.replace("&amp;", "&"))).items() >= typed.items()
+    assert "Replay this" not in await look(office, f"/console/dlq/{lost}")
+
+
+@pytest.mark.parametrize("evil", XSS)
+async def test_whatever_an_address_fills_in_is_text_and_does_nothing(office: Office, evil: str) -> None:
+    query = dict.fromkeys(("group", "to", "source", "event", "ids", "users", "reasons"), evil)
+    page = await look(office, "/console/replay?" + urlencode({**query, "resend": "yes", "generation": "7"}))
+    is_harmless(page)
+    assert filled(page) == {**query, "group": "core", "generation": ""}
+    assert " checked" not in page
+    assert office.groups.resolved == 0
 
 
 async def test_a_dry_run_that_is_long_ago_is_not_acted_on(office: Office, browser: httpx.AsyncClient) -> None:
@@ -290,7 +423,7 @@ async def test_a_form_without_this_sessions_token_does_nothing(
     office.now += 1
     another = Sessions(TOKEN, office.clock)
     good = hidden((await browser.get("/console/replay")).text, "/console/replay")["form_token"]
-    sealed = another.seal("replay", {"group": "g", "role": "core", "spans": []})
+    sealed = another.seal("replay resolved", packed(await office.groups.resolve(ONE)))
     for token in (
         "",
         "x",

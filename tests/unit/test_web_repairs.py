@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice, product
+from string import ascii_letters
 from typing import Any
 
 import httpx
@@ -13,16 +14,20 @@ from aiokafka.errors import KafkaConnectionError
 from hypothesis import given as given_these
 from hypothesis import strategies as st
 
+from agents.narrow import Narrowing
 from pipeline.dead_letters import Span
+from pipeline.narrowed import MOST_NAMED
 from pipeline.replay import READS, Misused, Plan
 from pipeline.replay import Span as Place
+from pipeline.replays import Resolved
 from pipeline.settings import SettingsError
 from pipeline.web import apart, letters, replays
 from pipeline.web.apart import Apart, Away, Late
 from pipeline.web.letters import SAYS, Filter, newest, says
+from schemas.ids import notification_id
 from schemas.kinds import Reason
-from tests.browser.desk import NOON, TOKEN, Office
-from tests.browser.repairs import Groups, Shelf, repairs
+from tests.browser.desk import NOON, SOURCE, TOKEN, Office
+from tests.browser.repairs import GENERATION, Groups, Shelf, repairs
 from tests.unit.test_web_api import ask, is_problem
 
 
@@ -301,10 +306,10 @@ async def test_a_replay_is_a_dry_run_unless_it_is_said_not_to_be(office: Office)
         assert told["afresh_because"] == {"template_failed: no.thing": 6}
     assert office.groups.asked == []
     found = await send(office, "replay", {"group": "core", "to": "earliest", "dry_run": False})
-    assert (found.status_code, found.json()["request_id"]) == (202, "request-1")
+    assert (found.status_code, found.json()["request_id"]) == (202, "request-3")
     assert len(found.json()["partitions"]) == 48
-    (plan,) = office.groups.asked
-    assert {span.to for span in plan.spans} == {0}
+    (asked,) = office.groups.asked
+    assert {span.to for span in asked.plan.spans} == {0}
     assert office.groups.foreseen == 2
 
 
@@ -349,18 +354,127 @@ async def test_what_cannot_be_replayed_names_the_field(
     assert office.groups.asked == [] and office.groups.foreseen == 0
 
 
-@pytest.mark.parametrize("to", ["earliest", "12", "2026-01-01"])
-def test_whom_a_message_blames_is_a_field_of_ours(to: str) -> None:
-    found = repairs(Shelf(), Groups(), lambda: 0.0).replays
-    wrongs: list[Callable[[], Any]] = [
-        lambda: found.of_group("core", "7"), lambda: found.of_partition("nothing: x", 0, to),
-        lambda: found.of_partition("users", 99, to), lambda: found.of_partition("users", 1, "soon: now"),
-    ]  # fmt: skip
-    for wrong in wrongs:
-        with pytest.raises(Misused) as caught:
-            wrong()
-        field, detail = replays.blamed(caught.value)
-        assert field in {"to", "topic", "partition"} and detail and not detail.startswith("--")
+EVENT = {"source": SOURCE, "id": "order-1"}
+ID = notification_id("ada", SOURCE, "order-1", "orders")
+MANY = ["".join(word) for word in islice(product(ascii_letters, repeat=3), MOST_NAMED // 2 + 1)]
+FRESH = {"nothing": 12, "afresh": 6, "new": 1, "doubtful": 0, "too_old": 0}
+
+
+async def test_what_is_narrowed_is_foreseen_and_then_copied(office: Office) -> None:
+    body = {"group": "core", "event": EVENT, "ids": [ID], "users": ["ada", 7], "reasons": ["expired"]}
+    foreseen = await send(office, "replay", body)
+    told = foreseen.json()
+    assert (foreseen.status_code, told["dry_run"], told["request_id"]) == (200, True, None)
+    assert {name: told[name] for name in FRESH} == FRESH
+    assert (told["chosen"], told["again"], told["copies"], told["generation"]) == (19, 7, 2, None)
+    assert {place["topic"] for place in told["partitions"]} == {"events", "events-express"}
+    assert told["partitions"][0].keys() == {"topic", "partition", "from", "to"}
+    assert office.groups.asked == []
+    done = await send(office, "replay", {**body, "dry_run": False})
+    assert (done.status_code, done.json()["dry_run"], done.json()["request_id"]) == (202, False, "request-2")
+    assert (done.json()["again"], done.json()["copies"]) == (7, 2)
+    (asked,) = office.groups.asked
+    expected = Narrowing(
+        frozenset([(SOURCE, "order-1")]), frozenset([ID]), frozenset(["ada", "7"]), frozenset(["expired"])
+    )
+    assert (asked.narrowing, asked.generation) == (expected, 0)
+
+
+async def test_several_events_may_be_named_and_a_place_to_begin(office: Office) -> None:
+    events = [EVENT, {"source": "s", "id": "2"}]
+    body = {"topic": "events", "partition": 3, "to": "40", "event": events, "dry_run": False}
+    told = (await send(office, "replay", body)).json()
+    assert told["partitions"] == [{"topic": "events", "partition": 3, "from": 40, "to": 100}]
+    assert office.groups.asked[0].narrowing.events == {(SOURCE, "order-1"), ("s", "2")}
+
+
+async def test_a_resend_answers_with_its_generation_and_with_the_same_one_sends_nothing_twice(
+    office: Office,
+) -> None:
+    body = {"group": "core", "event": EVENT, "resend": True}
+    foreseen = (await send(office, "replay", body)).json()
+    assert (foreseen["generation"], foreseen["anew"]) == (GENERATION + 1, 19)
+    same = {**body, "generation": foreseen["generation"], "dry_run": False}
+    told = [(await send(office, "replay", same)).json() for _ in range(2)]
+    assert [(one["generation"], one["anew"]) for one in told] == [(GENERATION + 1, 19), (GENERATION + 1, 0)]
+    another = (await send(office, "replay", {**body, "dry_run": False})).json()
+    assert another["generation"] > GENERATION + 1 and another["anew"] == 19
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"resend": True, "to": "earliest"}, ["resend"]),
+        ({"users": ["a"], "generation": 5}, ["generation"]),
+        ({"users": ["a"], "resend": True, "generation": 0}, ["generation"]),
+        ({"users": ["a"], "resend": True, "generation": 10**16}, ["generation"]),
+        ({"users": ["a"], "resend": "yes"}, ["resend"]),
+        ({"users": ["a"], "resend": True, "group": "email"}, ["resend"]),
+        ({"users": ["a"], "group": "status"}, ["group"]),
+        ({"users": ["a"], "group": None, "topic": "users", "partition": 0}, ["topic"]),
+        ({"ids": [ID, "none"]}, ["ids.1"]),
+        ({"reasons": ["expired", "refused"]}, ["reasons.1"]),
+        ({"users": []}, ["users"]),
+        ({"ids": []}, ["ids"]),
+        ({"reasons": []}, ["reasons"]),
+        ({"event": []}, ["event"]),
+        ({"event": {"source": "s"}}, ["event.0.id"]),
+        ({"event": {"source": "s", "id": ""}}, ["event.0.id"]),
+        ({"event": {"source": "s", "id": "i", "type": "t"}}, ["event.0.type"]),
+        ({"event": "order-1"}, ["event"]),
+        ({"users": [1.5]}, ["users.0"]),
+        ({"users": ["a" * 513]}, ["users.0"]),
+        ({"users": "ada"}, ["users"]),
+        ({"users": ["²"], "to": "²"}, ["to"]),
+        ({"users": MANY, "ids": MANY},
+         ["event", "ids", "users", "reasons"]),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_narrowed_names_the_field(
+    office: Office, body: dict[str, Any], fields: list[str]
+) -> None:
+    for dry_run in (True, False):
+        found = await send(office, "replay", {"group": "core", **body, "dry_run": dry_run})
+        is_problem(found, 422, *fields)
+        assert "--" not in found.json()["detail"]
+    assert office.groups.resolved == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "fields", "detail"),
+    [
+        ("--to: an offset; with --topic", ("to",), "an offset; with topic"),
+        ("--id x: y: none", ("ids",), "y: none"),
+        ("--resend: only what --event, --id, --user or --reason choose", ("resend",),
+         "only what event, ids, users or reasons choose"),
+        ("more than 5; choose a later --to", ("to",), "more than 5; choose a later to"),
+        ("give --group, or --topic", ("group", "topic"), "give group, or topic"),
+        ("no", ("to",), "no"),
+    ],
+)  # fmt: skip
+def test_whom_a_message_blames_is_a_field_of_ours(message: str, fields: tuple[str], detail: str) -> None:
+    found = replays.blamed(Misused(message))
+    assert (found.fields, found.detail) == (fields, detail)
+
+
+async def test_a_narrowed_replay_that_is_cut_off_says_how_to_go_on(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"group": "core", "users": ["ada"], "resend": True, "generation": 77, "dry_run": False}
+    office.groups.breaks = KafkaConnectionError("x")
+    found = await send(office, "replay", body)
+    is_problem(found, 503)
+    assert "no broker answers" in found.json()["detail"] and "generation 77" in found.json()["detail"]
+    office.groups.breaks = Misused("more than 5 would be chosen; choose a later --to, or narrow it further")
+    is_problem(await send(office, "replay", body), 422, "to")
+    monkeypatch.setattr(replays, "COPY_SECONDS", 0.05)
+    office.groups.stuck = True
+    found = await send(office, "replay", body)
+    is_problem(found, 503)
+    assert "reading: 5 of 10 offsets" in found.json()["detail"]
+    assert "generation 77" in found.json()["detail"]
+    found = await send(office, "replay", {"group": "core", "users": ["ada"], "dry_run": False})
+    assert "ask for the same again to go on" in found.json()["detail"]
 
 
 async def test_a_dry_run_over_too_much_says_so_in_time(
@@ -515,6 +629,8 @@ def test_an_unknown_reason_has_words_too() -> None:
     assert says("made up") == says("")
 
 
-def test_a_plan_comes_back_from_a_form_as_it_was() -> None:
+def test_a_resolved_request_comes_back_from_a_form_as_it_was() -> None:
     plan = Plan("carillon-core", "core", [Place(TopicPartition("events", 3), 1, None, 2, 9)])
-    assert replays.unpacked(json.loads(json.dumps(replays.packed(plan)))) == plan
+    narrowing = Narrowing(frozenset([("s", "i"), ("s", "\u2603")]), frozenset("ab"), users=frozenset(["7"]))
+    for one in (Resolved(plan, Narrowing(), 0, "r"), Resolved(plan, narrowing, 5, "r")):
+        assert replays.unpacked(json.loads(json.dumps(replays.packed(one)))) == one
