@@ -87,7 +87,6 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     CANCELLED_TOO_LATE = "cancelled_too_late"
     FALLBACK = "fallback"
-    FALLBACK_NOT_NEEDED = "fallback_not_needed"
     ESCALATED = "escalated"
     EXPIRED = "expired"
     TOO_OLD = "too_old"

@@ -86,8 +86,8 @@ def router(pages: Pages, operations: Operations) -> APIRouter:
             wrong = str(error)
         query = urlencode(asked)
         return pages.page(
-            request, "template", 422 if wrong else 200, template=template, chosen=chosen, asked=asked, found=found,
-            wrong=wrong, framed=query if len(query) <= MOST_IN_ADDRESS else None,
+            request, "template", 422 if wrong else 200, template=template, chosen=chosen, asked=asked,
+            found=found, wrong=wrong, framed=query if len(query) <= MOST_IN_ADDRESS else None,
         )  # fmt: skip
 
     return routes

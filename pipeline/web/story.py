@@ -39,7 +39,6 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.SUPPRESSED, Reason.THROTTLED):
         "The workflow had told the user as often as it may in that span of time ({detail}).",
     (State.SUPPRESSED, Reason.NO_TEMPLATE_FOR_CHANNEL): "The template has no words for this channel.",
-    (State.SUPPRESSED, Reason.FALLBACK_NOT_NEEDED): "It was a fallback, and none was needed.",
     (State.SCHEDULED, None): "It was put off until {until}.",
     (State.SCHEDULED, Reason.SCHEDULED): "It was put off until {until}, the time that it was scheduled for.",
     (State.SCHEDULED, Reason.QUIET_HOURS): "It was put off until {until}, when the user's quiet hours end.",

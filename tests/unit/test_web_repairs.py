@@ -615,7 +615,9 @@ STATUS_ALONE = {
     Reason.NO_WORKFLOW, Reason.NO_RECIPIENT, Reason.ALREADY_PLANNED, Reason.UNKNOWN_USER, Reason.NO_ADDRESS,
     Reason.CHANNEL_OPTED_OUT, Reason.CATEGORY_OPTED_OUT, Reason.DAILY_CAP, Reason.EXPIRED,
     Reason.UNKNOWN_TEMPLATE, Reason.TEMPLATE_FAILED, Reason.NO_TEMPLATE_FOR_CHANNEL, Reason.NO_PROVIDER,
-    Reason.CALL_CUT_OFF,
+    Reason.CALL_CUT_OFF, Reason.ADDRESS_SUPPRESSED, Reason.CATEGORY_CAP, Reason.THROTTLED, Reason.SCHEDULED,
+    Reason.QUIET_HOURS, Reason.IN_DIGEST, Reason.CANCELLED, Reason.CANCELLED_TOO_LATE, Reason.FALLBACK,
+    Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES,
 }  # fmt: skip
 """What a status may say, and no dead letter does."""
 
