@@ -17,12 +17,16 @@ _DUE = slice(len(PREFIX), len(PREFIX) + 8)
 
 
 class Wait(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The record that comes up: `topic` is its name on the broker, `epoch` that of the owner who wrote it."""
+    """The record that comes up: `topic` is its name on the broker, `epoch` that of the owner who wrote it.
+
+    `headers` are those that it keeps.
+    """
 
     topic: str
     key: bytes
     value: bytes
     epoch: int
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode

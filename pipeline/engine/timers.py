@@ -119,7 +119,7 @@ class Timers:
                 self.next = due
                 break
             if key not in self.on_the_way:
-                headers = [(DUE_HEADER, b"%d" % due)]
+                headers = [*wait.headers, (DUE_HEADER, b"%d" % due)]
                 if wait.epoch == task.epoch:  # a task's own rows are in its store only when its sends are out
                     headers.append((TOLD_HEADER, b"1"))
                 outbox.add(wait.topic, wait.key, wait.value, headers, partition=task.number)

@@ -9,12 +9,13 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import task as engine_task
-from pipeline.engine.task import FAIR_SHARE, UNIT_BYTES, Queue, Task, weight
+from pipeline.engine import queues
+from pipeline.engine.queues import UNIT_BYTES, Queue
+from pipeline.engine.task import FAIR_SHARE, Task, weight
 
 
 def record(size: int = 10) -> Any:
-    return SimpleNamespace(value=bytes(size))
+    return SimpleNamespace(value=bytes(size), headers=())
 
 
 def queue_of(*sizes: int) -> Queue:
@@ -69,8 +70,8 @@ def test_what_is_put_back_comes_first_again() -> None:
 
 
 def test_a_queue_is_full_by_records_or_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_task, "QUEUE_RECORDS", 10)
-    monkeypatch.setattr(engine_task, "QUEUE_BYTES", 1_000)
+    monkeypatch.setattr(queues, "QUEUE_RECORDS", 10)
+    monkeypatch.setattr(queues, "QUEUE_BYTES", 1_000)
     assert not queue_of(*[1] * 10).is_full
     assert queue_of(*[1] * 11).is_full
     assert queue_of(500, 501).is_full
