@@ -38,6 +38,11 @@ def key(due: int, id: bytes) -> bytes:
     return PREFIX + max(due, 0).to_bytes(8) + id
 
 
+def from_moment(key: bytes) -> bytes:
+    """What stands before every row that is due at the same moment, and behind all earlier ones."""
+    return key[: _DUE.stop]
+
+
 def due_of(key: bytes) -> int:
     """When the row of that key falls due."""
     return int.from_bytes(key[_DUE])
