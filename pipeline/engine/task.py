@@ -222,7 +222,7 @@ class Task:
                         await self.when_idle()
                     continue
                 self.set_busy(True)
-                records = queue.take(max(1, int(self.app.unit_seconds / queue.cost)))
+                records = queue.take(max(1, int(self.app.unit_budget(queue.tp.topic) / queue.cost)))
                 if queue.is_half_empty:
                     self.consumer.resume(queue.tp)
                 await self.unit(queue, records)

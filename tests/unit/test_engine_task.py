@@ -1,6 +1,8 @@
 """What a task serves next and how much of it: ranks, fair shares, bounds and gates."""
 
+import time
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.engine import app as engine_app
 from pipeline.engine import queues
 from pipeline.engine.queues import UNIT_BYTES, Queue
 from pipeline.engine.task import FAIR_SHARE, Task, weight
@@ -147,3 +150,29 @@ def test_a_gate_stays_open_whatever_comes_later() -> None:
     assert serve(task) == "events"
     fill(task, "users")
     assert serve(task) == "events"
+
+
+# -- units
+
+
+def test_units_are_short_for_a_while_after_an_urgent_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seconds = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    app = engine_app.UnitApp(
+        "role",
+        bootstrap_servers="127.0.0.1:1",
+        partitions=1,
+        topics={},
+        state_dir=tmp_path,
+        unit_seconds=0.02,
+    )
+    app.stage("urgent", "express", decide=lambda *_: None, reject=lambda *_: None, urgent=True)
+    app.stage("other", "plain", decide=lambda *_: None, reject=lambda *_: None)
+    assert app.unit_budget("plain") == 0.02
+    assert app.unit_budget("express") == 0.02
+    seconds[0] += 0.9 * engine_app.URGENT_SECONDS
+    assert app.unit_budget("plain") == 0.02 / engine_app.SHORT
+    seconds[0] += 0.2 * engine_app.URGENT_SECONDS
+    assert app.unit_budget("plain") == 0.02
