@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from agents import redrive, topics
-from agents.sending import Send
+from agents.sending import RANKS, Send
 from schemas import dead_letter
 from schemas.base import RecordUnreadable, encode
 from schemas.event import Unreadable
@@ -255,16 +255,18 @@ def _tell_core(message: Message) -> Send:
         target_id=message.target_id, step=message.step,
     )  # fmt: skip
     topic = topics.NOTIFICATION_LANES[message.priority]
-    return Send(topic, message.user_id.encode(), encode(signal), hash_in(message.id))
+    key, headers = message.user_id.encode(), RANKS[message.priority]
+    return Send(topic, key, encode(signal), hash_in(message.id), headers)
 
 
 def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:
     """The dead letter of a message that will not be sent."""
     origin = parcel.origin
-    found = dead_letter.headers(
-        Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts
-    )
     message = parcel.message
+    found = dead_letter.headers(
+        Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts,
+        original=RANKS[message.priority] or (),
+    )  # fmt: skip
     return Send(
         topics.DEAD_MESSAGES[message.channel],
         message.user_id.encode(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agents import topics
-from agents.sending import Send
+from agents.sending import RANKS, Send
 from schemas.base import encode
 from schemas.ids import notification_id, user_hash
 from schemas.kinds import Reason, State
@@ -75,7 +75,8 @@ def whole(notification: Notification, digest: str, at: int, rows: Rows) -> Send:
     found = _of_digest(notification, rule, digest, DIGEST, at, variables)
     found = msgspec.structs.replace(found, digest=None)
     topic = topics.NOTIFICATION_LANES[found.priority]
-    return Send(topic, found.user_id.encode(), encode(found), user_hash(found.user_id))
+    key = found.user_id.encode()
+    return Send(topic, key, encode(found), user_hash(found.user_id), RANKS[found.priority])
 
 
 def forget(digest: Notification, rows: Rows) -> None:

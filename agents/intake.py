@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents import redrive, topics
 from agents.catalogue import Catalogue
-from agents.sending import Send
+from agents.sending import RANKS, Send
 from schemas import dead_letter
 from schemas.base import encode
 from schemas.event import (
@@ -199,7 +199,8 @@ def notify(
         throttle=_throttle(workflow) if workflow.throttle else None,
     )  # fmt: skip
     topic = topics.NOTIFICATION_LANES[priority]
-    return Send(topic, user_id.encode(), encode(notification), user_hash(user_id))
+    key, hashed = user_id.encode(), user_hash(user_id)
+    return Send(topic, key, encode(notification), hashed, RANKS[priority])
 
 
 def gathering(event: Event, workflow: Workflow) -> Gathering | None:

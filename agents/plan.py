@@ -15,7 +15,7 @@ from agents.catalogue import Catalogue
 from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
 from agents.rules import Known
-from agents.sending import MAX_BYTES, Send
+from agents.sending import MAX_BYTES, RANKS, Send
 from schemas.base import encode, problem
 from schemas.event import Unreadable
 from schemas.ids import target_id
@@ -74,7 +74,8 @@ class Work(msgspec.Struct, gc=False):
     def wait(self, id: bytes, due: int, following: Notification) -> None:
         """Lets a record come up at `due` (ms)."""
         topic = self.name(topics.NOTIFICATION_LANES[following.priority])
-        record = Wait(topic, following.user_id.encode(), encode(following), self.epoch)
+        headers = tuple(RANKS[following.priority] or ())
+        record = Wait(topic, following.user_id.encode(), encode(following), self.epoch, headers)
         waits.put(self.rows, id, due, record)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from agents import topics
-from agents.sending import Send
+from agents.sending import RANKS, Send
 from schemas.base import encode
 from schemas.ids import masked, target_id, user_hash
 from schemas.kinds import Channel, Reason, State
@@ -49,7 +49,7 @@ class Router:
         )  # fmt: skip
         lane = topics.MESSAGE_LANES[channel, n.priority]
         return (
-            Send(lane, self.key, encode(message), self.hashed),
+            Send(lane, self.key, encode(message), self.hashed, RANKS[n.priority]),
             Send(topics.DELIVERY_STATUS, self.key, encode(status), self.hashed),
         )
 

@@ -11,14 +11,17 @@ from typing import Any
 from benchmarks.chain import CHAIN
 from benchmarks.comparison import ENGINE, PARTITIONS, PLANNING, Benchmark, table
 from benchmarks.desk import Desk
+from benchmarks.lanes import LANES
 from benchmarks.rebalance import REBALANCE
 from benchmarks.restore import RESTORE
 from benchmarks.sides import BenchmarkFailed
+from benchmarks.waits import WAITS
 from pipeline.broker import BrokerFailed, BrokerUnavailable, EmbeddedKafka
 
 HEAP_MEGABYTES = 384
 REGISTRY: dict[str, Benchmark] = {
     "engine": ENGINE, "planning": PLANNING, "chain": CHAIN, "restore": RESTORE, "rebalance": REBALANCE,
+    "lanes": LANES, "waits": WAITS,
 }  # fmt: skip
 
 

@@ -125,10 +125,21 @@ class Desk:
             found.add(key, value)
         return found
 
+    async def count(self, topic: str) -> int:
+        """How many records a topic has taken."""
+        consumer: Any = aiokafka.AIOKafkaConsumer(bootstrap_servers=self.bootstrap_servers)
+        async with consumer:
+            parts = [aiokafka.TopicPartition(topic, number) for number in range(self.partitions)]
+            return sum((await consumer.end_offsets(parts)).values())
+
     async def committed(self, group: str, topic: str) -> int:
         """How many records of a topic the group has committed."""
+        return sum(await self.committed_each(group, topic))
+
+    async def committed_each(self, group: str, topic: str) -> list[int]:
+        """The same for each partition of which the group has committed anything."""
         offsets = await self._admin.list_consumer_group_offsets(group)
-        return sum(meta.offset for part, meta in offsets.items() if part.topic == topic and meta.offset > 0)
+        return [meta.offset for part, meta in offsets.items() if part.topic == topic and meta.offset > 0]
 
 
 async def _flush(producer: Any, outbox: Outbox) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def rows(count: int, partitions: int) -> Iterator[tuple[int, Row]]:
         yield partition, (claims.key(found, "plan"), encode(claim))
 
 
-async def fill(desk: Desk, topic: str, count: int) -> int:
+async def fill(desk: Desk, topic: str, found: Iterable[tuple[int, Row]]) -> int:
     """Writes the rows to the changelog in whole batches, as the engine does; returns their bytes."""
     waiting: list[list[Row]] = [[] for _ in range(desk.partitions)]
     size, under_way = 0, dict[int, Any]()
@@ -67,7 +67,7 @@ async def fill(desk: Desk, topic: str, count: int) -> int:
         waiting[partition].clear()
 
     async with producer:
-        for partition, row in rows(count, desk.partitions):
+        for partition, row in found:
             waiting[partition].append(row)
             size += len(row[0]) + len(row[1])
             if len(waiting[partition]) == UNIT_ROWS:
@@ -86,7 +86,7 @@ async def run(name: str, desk: Desk, runs: int, events: int) -> dict[str, Any]:
         settings = core_job.settings(desk.bootstrap_servers, prefix, desk.partitions, Path(directory))
         await create(settings)
         try:
-            size = await fill(desk, prefix + changelog("core"), events)
+            size = await fill(desk, prefix + changelog("core"), rows(events, desk.partitions))
             found = [await _restored(desk, prefix, events, directory, number) for number in range(runs)]
         finally:
             await desk.remove(prefix)

@@ -124,8 +124,8 @@ class Roles:
         )
         plan_it = partial(app.stage, decide=self._plan, reject=partial(self._dead, topics.DEAD_NOTIFICATIONS))
         take_in = partial(app.stage, decide=self._take_in, reject=partial(self._dead, topics.DEAD_EVENTS))
-        plan_it("plan-express", name(topics.NOTIFICATIONS + topics.EXPRESS))
-        take_in("intake-express", name(topics.EVENTS + topics.EXPRESS))
+        plan_it("plan-express", name(topics.NOTIFICATIONS + topics.EXPRESS), urgent=True)
+        take_in("intake-express", name(topics.EVENTS + topics.EXPRESS), urgent=True)
         plan_it("plan", name(topics.NOTIFICATIONS))
         take_in("intake", name(topics.EVENTS))
 

@@ -17,12 +17,16 @@ _DUE = slice(len(PREFIX), len(PREFIX) + 8)
 
 
 class Wait(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The record that comes up: `topic` is its name on the broker, `epoch` that of the owner who wrote it."""
+    """The record that comes up: `topic` is its name on the broker, `epoch` that of the owner who wrote it.
+
+    `headers` are those that it keeps.
+    """
 
     topic: str
     key: bytes
     value: bytes
     epoch: int
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -32,6 +36,11 @@ _decode = msgspec.msgpack.Decoder(Wait).decode
 def key(due: int, id: bytes) -> bytes:
     """The row of a wait; rows stand in the order in which they fall due (`due` in ms since the epoch)."""
     return PREFIX + max(due, 0).to_bytes(8) + id
+
+
+def from_moment(key: bytes) -> bytes:
+    """What stands before every row that is due at the same moment, and behind all earlier ones."""
+    return key[: _DUE.stop]
 
 
 def due_of(key: bytes) -> int:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ STORE = "store"
 COMMIT_INTERVAL = 0.5
 FLUSH_SECONDS = 3.0
 MAX_POLL_RECORDS = 4_000
+URGENT_SECONDS = 2.0
+SHORT = 4
+"""So long after an urgent unit the others have a quarter of their time: the tasks of a worker share a thread,
+and what is urgent would wait for a whole unit of each of the others, at every step of its own."""
 MAX_REQUEST_BYTES = 20_000_000
 
 
@@ -120,6 +126,8 @@ class UnitApp(faust.App):  # type: ignore[misc]
         #: what this App reads, highest first; the first `gates` of them open the others
         self.reads: list[str] = []
         self.gates: set[str] = set()
+        self.urgent: set[str] = set()
+        self.urgent_at = -math.inf
         self.deciders: dict[str, tuple[Decide, Reject]] = {}
         #: the stage of each topic
         self.stages: dict[str, str] = {}
@@ -171,11 +179,20 @@ class UnitApp(faust.App):  # type: ignore[misc]
         found: Store = self.store_table.data
         return found
 
-    def stage(self, name: str, *topics: str, decide: Decide, reject: Reject, gate: bool = False) -> Any:
+    def stage(
+        self,
+        name: str,
+        *topics: str,
+        decide: Decide,
+        reject: Reject,
+        gate: bool = False,
+        urgent: bool = False,
+    ) -> Any:
         """Registers a stage over its topics, as an agent.
 
         Stages are served in the order of their registration; `gate` ones are read to their end, at
-        every assignment, before the others open. `decide(record, unit)` must be pure but for the unit.
+        every assignment, before the others open; while `urgent` ones come, the units of the others are
+        short. `decide(record, unit)` must be pure but for the unit.
         """
         for topic in topics:
             self.deciders[topic] = (decide, reject)
@@ -183,7 +200,18 @@ class UnitApp(faust.App):  # type: ignore[misc]
             self.reads.append(topic)
             if gate:
                 self.gates.add(topic)
+            if urgent:
+                self.urgent.add(topic)
         return self._agent(name, topics, lambda unit: unit.run(decide, reject))
+
+    def unit_budget(self, topic: str) -> float:
+        """The seconds that the next unit of a topic may take to decide."""
+        now = time.monotonic()
+        if topic in self.urgent:
+            self.urgent_at = now
+        elif now - self.urgent_at < URGENT_SECONDS:
+            return self.unit_seconds / SHORT
+        return self.unit_seconds
 
     def effect_stage(self, name: str, *topics: str, stage: EffectStage[Any, Any]) -> Any:
         """Registers the one stage of a role that calls the outside, in group commits."""

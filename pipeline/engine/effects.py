@@ -15,8 +15,9 @@ from faust.types import TP
 
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.ledger import OffsetLedger
+from pipeline.engine.queues import Queue, RankedQueue, rank_kept
 from pipeline.engine.record import Record
-from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Queue, Task, weight
+from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Task, weight
 from pipeline.engine.timers import due_in
 from pipeline.engine.unit import Unit
 from tables import waits
@@ -32,7 +33,8 @@ HELD_BYTES = 32 << 20
 """What one task has taken and not finished, those included that wait for their user's turn."""
 LETTING_GO_SECONDS = 1.0
 SPAN = 20_000
-"""The farthest that a task runs ahead of its first unfinished offset."""
+"""The farthest that a task runs ahead of its first unfinished offset: farther than a queue lets overtake, so
+that what is overtaken never keeps the task from coming back to it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +88,8 @@ class EffectStage(Protocol[M, R]):
 
 class EffectTask(Task):
     """One partition number of a role that calls the outside."""
+
+    queue = RankedQueue
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -202,7 +206,9 @@ class EffectTask(Task):
             wait = self.stage.settle(call, result, unit)
             if wait is not None:
                 due, record = self.clock.now() + math.ceil(wait * 1000), call.record
-                again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch)
+                again = Wait(
+                    record.topic, record.key or b"", record.value or b"", self.epoch, rank_kept(record)
+                )
                 waits.put(unit, call.wait_id, due, again)
             closed.append(call)
         return count > 0
@@ -222,6 +228,10 @@ class EffectTask(Task):
         self.own()
         if end is not None:
             self.apply(unit.writes, end)
+
+    def offer(self, tp: TP, records: list[Any]) -> bool:
+        self.ledgers[tp].fetched(record.offset for record in records)
+        return super().offer(tp, records)
 
     def may_serve(self, queue: Queue) -> bool:
         return super().may_serve(queue) and self.ledgers[queue.tp].span <= SPAN

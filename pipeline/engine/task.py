@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Awaitable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.engine.marker import Marker
 from pipeline.engine.outbox import Batch, RecordTooLarge, send
 from pipeline.engine.patience import broken, raised_key
 from pipeline.engine.progress import Progress
+from pipeline.engine.queues import Queue, ranked
 from pipeline.engine.rewinds import NEVER, Place, Rewind
 from pipeline.engine.store import (
     EPOCH_HEADER,
@@ -39,10 +39,6 @@ from pipeline.engine.unit import Unit
 if TYPE_CHECKING:
     from pipeline.engine.consumer import UnitConsumer
 
-QUEUE_RECORDS = 5_000
-QUEUE_BYTES = 32 << 20
-"""What one task holds of one partition, before that partition is paused."""
-UNIT_BYTES = 1 << 20
 CHANGELOG_BATCH_BYTES = 16_000_000
 UNIT_CHANGES_BYTES = CHANGELOG_BATCH_BYTES // 2
 """The most that a unit of several records writes; one record alone may write nearly a whole batch."""
@@ -78,50 +74,14 @@ def rewound_key(tp: TP) -> bytes:
     return REWOUND + str(tp.topic).encode()
 
 
-class Queue:
-    """The fetched records of one topic of a task that wait their turn."""
-
-    __slots__ = ("bytes", "cost", "passed_over", "records", "tp")
-
-    def __init__(self, tp: TP) -> None:
-        self.tp, self.records, self.bytes, self.passed_over = tp, deque[Any](), 0, 0
-        #: seconds of deciding a record, as seen lately
-        self.cost = 50e-6
-
-    def offer(self, records: list[Any]) -> None:
-        self.records.extend(records)
-        self.bytes += sum(len(r.value or b"") for r in records)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.records) > QUEUE_RECORDS or self.bytes > QUEUE_BYTES
-
-    @property
-    def is_half_empty(self) -> bool:
-        return len(self.records) < QUEUE_RECORDS // 2 and self.bytes < QUEUE_BYTES // 2
-
-    def take(self, most: int) -> list[Any]:
-        """The next records: at most `most`, and no more than a unit's bytes."""
-        taken: list[Any] = []
-        size = 0
-        while self.records and len(taken) < most and (size < UNIT_BYTES or not taken):
-            record = self.records.popleft()
-            size += len(record.value or b"")
-            taken.append(record)
-        self.bytes -= size
-        return taken
-
-    def put_back(self, records: list[Any]) -> None:
-        self.records.extendleft(reversed(records))
-        self.bytes += sum(len(r.value or b"") for r in records)
-
-
 class Task:
     """One partition number of an App: decides units, lands them, and knows what it has finished."""
 
+    queue: type[Queue] = Queue
+
     def __init__(self, consumer: "UnitConsumer", number: int, generation: int) -> None:
         self.consumer, self.app, self.number, self.generation = consumer, consumer.app, number, generation
-        self.queues = [Queue(TP(topic, number)) for topic in self.app.reads]
+        self.queues = [self.queue(TP(topic, number)) for topic in self.app.reads]
         self.by_topic = {queue.tp.topic: queue for queue in self.queues}
         self.wake = asyncio.Event()
         #: set while no unit is under way
@@ -235,13 +195,13 @@ class Task:
     def gate_is_open(self) -> bool:
         """Whether the topics that come first were read as far as they went at the assignment."""
         for tp, end in list(self.gates.items()):
-            if self.by_topic[tp.topic].records or self.consumer.read.get(tp, -1) < end:
+            if self.by_topic[tp.topic] or self.consumer.read.get(tp, -1) < end:
                 return False
             del self.gates[tp]
         return True
 
     def may_serve(self, queue: Queue) -> bool:
-        return bool(queue.records)
+        return len(queue) > 0
 
     def next_queue(self) -> Queue | None:
         """The queue to serve: the highest that has records, but each lower one at least once in ten."""
@@ -275,7 +235,7 @@ class Task:
                         await self.when_idle()
                     continue
                 self.set_busy(True)
-                records = queue.take(max(1, int(self.app.unit_seconds / queue.cost)))
+                records = queue.take(max(1, int(self.app.unit_budget(queue.tp.topic) / queue.cost)))
                 if queue.is_half_empty:
                     self.consumer.resume(queue.tp)
                 await self.unit(queue, records)
@@ -311,13 +271,16 @@ class Task:
     # -- one unit
 
     async def unit(self, queue: Queue, records: list[Any]) -> None:
-        """Decide, changelog, outputs, store, offset: each awaited, in this order."""
+        """Decide, changelog, outputs, store, offset: each awaited, in this order.
+
+        The records are decided by rank; where the unit begins and ends is by their offsets.
+        """
         tp, last = queue.tp, records[-1].offset
         self.own()
         failpoint("unit.before_decide")
         progress = self.progress[tp.topic]
         unit = Unit(
-            tp.topic, tp.partition, records, self.recent, self.app.topic_partitions,
+            tp.topic, tp.partition, ranked(records), self.recent, self.app.topic_partitions,
             number=progress.number + 1, mark=progress.mark, generation=self.generation,
             epoch=self.epoch,
             patience=self.app.patience, raised=self.raised[self.app.stages[tp.topic]],
@@ -488,8 +451,7 @@ class Task:
             return
         self.abandoned = True
         for queue in self.queues:
-            queue.records.clear()
-            queue.bytes = 0
+            queue.clear()
         self.app.observer.abandoned(why)
         if self.generation == internals.generation(self.app):
             await internals.rejoin(self.consumer)

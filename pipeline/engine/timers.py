@@ -22,6 +22,9 @@ AT_ONCE = 500
 ON_THE_WAY = 5_000
 """How many are published together, and how many may be published and not yet read."""
 NEVER = 1 << 62
+SWEEP = 10_000
+"""After so many rows that are gone, their whole stretch is removed once more: to find the first row behind a
+million removed ones takes RocksDB a second."""
 
 
 def due_in(record: Record) -> int | None:
@@ -74,6 +77,8 @@ class Timers:
         self.on_the_way: set[bytes] = set()
         #: all rows up to this one are on the way
         self.passed = b""
+        #: rows removed since the last sweep
+        self.gone = 0
         self.next = self.first()
 
     def first(self) -> int:
@@ -89,10 +94,19 @@ class Timers:
                 continue
             if value is None:
                 self.on_the_way.discard(key)
+                self.gone += 1
             else:
                 self.next = min(self.next, waits.due_of(key))
-                if key < self.passed:
-                    self.passed = b""
+                if key <= self.passed:
+                    self.passed = waits.from_moment(key)
+        if self.gone >= SWEEP:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Removes the stretch before the first row, in which all are gone."""
+        self.gone, floor = 0, min(min(self.on_the_way, default=self.passed), self.passed)
+        if floor > waits.PREFIX:
+            self.task.db.delete_range(waits.PREFIX, floor)
 
     @property
     def are_due(self) -> bool:
@@ -119,7 +133,7 @@ class Timers:
                 self.next = due
                 break
             if key not in self.on_the_way:
-                headers = [(DUE_HEADER, b"%d" % due)]
+                headers = [*wait.headers, (DUE_HEADER, b"%d" % due)]
                 if wait.epoch == task.epoch:  # a task's own rows are in its store only when its sends are out
                     headers.append((TOLD_HEADER, b"1"))
                 outbox.add(wait.topic, wait.key, wait.value, headers, partition=task.number)

@@ -245,6 +245,6 @@ def _position(consumer: Any, topic: str, number: int, task: Any, ends: Mapping[T
     queue = None if task is None else task.by_topic.get(topic)
     committed = consumer.kept.get(tp)
     return Position(
-        topic, len(queue.records) if queue else 0, queue.bytes if queue else 0, tp in consumer.full,
+        topic, len(queue) if queue else 0, queue.bytes if queue else 0, tp in consumer.full,
         consumer.done.get(tp, committed), committed, ends.get(tp),
     )  # fmt: skip

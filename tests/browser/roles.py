@@ -1,11 +1,11 @@
 """Roles for the pages to look at: rows as their stages write them, and tasks as the engine has them."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from faust.types import TP
 
+from pipeline.engine.queues import Queue
 from schemas.ids import notification_id
 from schemas.kinds import Channel
 from tables import caps, claims, digests, effects, people, suppressed, waits, watches
@@ -58,12 +58,6 @@ def stock(office: Office, users: int = 3) -> None:
 
 
 @dataclass
-class FakeQueue:
-    records: deque[Any] = field(default_factory=deque)
-    bytes: int = 0
-
-
-@dataclass
 class FakeTask:
     """What the pages read of an engine's task."""
 
@@ -72,7 +66,7 @@ class FakeTask:
     abandoned: bool = False
     closed: bool = False
     runner: Any = "at work"
-    by_topic: dict[str, FakeQueue] = field(default_factory=dict)
+    by_topic: dict[str, Queue] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,7 +96,7 @@ def at_work(office: Office, role: str = "core", number: int = 0) -> FakeApp:
     app = office.apps[role] = FakeApp()
     consumer = app.consumer
     consumer.numbers = {number}
-    consumer.tasks[number] = FakeTask(by_topic={topic: FakeQueue() for topic in app.reads})
+    consumer.tasks[number] = FakeTask(by_topic={topic: Queue(TP(topic, number)) for topic in app.reads})
     consumer.done[TP("events", number)] = 11
     consumer.kept[TP("events", number)] = 10
     office.ends["events", number] = 12

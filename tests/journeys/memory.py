@@ -107,7 +107,7 @@ class Pipeline:
                 break
             self.now = max(self.now, due)
             [(_, _, wait)] = waits.read(rows[:1])
-            headers = [("due", b"%d" % due)]
+            headers = [*wait.headers, ("due", b"%d" % due)]
             sent += list(self._follow([Send(wait.topic, wait.key, wait.value, headers=headers)]))[1:]
         self.now = max(self.now, end)
         return sent

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import Unit, task
+from pipeline.engine import Unit, queues, task
 from pipeline.engine import app as engine_app
 from pipeline.engine.consumer import UnitConsumer
 from pipeline.engine.store import EPOCH_KEY, OWN
@@ -277,7 +277,7 @@ async def test_a_stop_in_the_midst_of_work_leaves_no_unit_in_doubt(kafka: str, t
 async def test_a_stage_slower_than_its_topic_pauses_it_and_stays_a_member(
     kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task, "QUEUE_RECORDS", 100)
+    monkeypatch.setattr(queues, "QUEUE_RECORDS", 100)
     monkeypatch.setattr(engine_app, "MAX_POLL_RECORDS", 200)
     ground = Ground(kafka)
     await ground.create("in")
@@ -291,7 +291,7 @@ async def test_a_stage_slower_than_its_topic_pauses_it_and_stays_a_member(
         paused_polls += bool(app.consumer.full)
         await UnitConsumer.poll(app.consumer)
         longest = max(
-            [longest, *[len(queue.records) for task in app.consumer.tasks.values() for queue in task.queues]]
+            [longest, *[len(queue) for task in app.consumer.tasks.values() for queue in task.queues]]
         )
 
     app.consumer.poll = poll

@@ -229,13 +229,15 @@ TOPICS = """# Topics
 `carillon topics` creates those that do not exist; `carillon run` does so too. Each name comes after
 `kafka.topic_prefix`. Partitions are the defaults: `kafka.partitions` sets them, a role at a time, before the
 topics exist. All stamp LogAppendTime. A topic on `-express` takes what is critical or of high priority and
-goes before its plain one. Dead-letter topics hold the original bytes; the headers `reason`, `error`,
-`source-topic`, `source-partition`, `source-offset`, `failed-at` and `attempts` say what befell them, and
-`original-…` what headers they came with. `carillon dlq redrive` puts them back where they came from, with the
-headers `redrive` (the letter's place), `source-topic`, `source-partition`, `source-offset` and `source-time`,
-by which a record without a key of its own is still the same one. A narrowed `carillon replay` copies what it
-chose with the same headers, `replay` (the request) in place of `redrive`; copies of events also have
-`replay-only` (the notifications that they are for), and with `--resend` `replay-generation`.
+goes before its plain one; within a lane critical goes before high and normal before low, as far as a task's
+queue reaches, by the header `rank` (`0` first, `2` last, none between). Dead-letter topics hold the
+original bytes; the headers `reason`, `error`, `source-topic`, `source-partition`, `source-offset`,
+`failed-at` and `attempts` say what befell them, and `original-…` what headers they came with. `carillon dlq
+redrive` puts them back where they came from, with the headers `redrive` (the letter's place),
+`source-topic`, `source-partition`, `source-offset` and `source-time`, by which a record without a key of
+its own is still the same one. A narrowed `carillon replay` copies what it chose with the same headers,
+`replay` (the request) in place of `redrive`; copies of events also have `replay-only` (the notifications
+that they are for), and with `--resend` `replay-generation`.
 
 `carillon topics --schemas` prints the JSON Schema of what travels.
 """

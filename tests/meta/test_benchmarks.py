@@ -8,15 +8,18 @@ import orjson
 import pytest
 
 from agents import intake, plan, topics
-from benchmarks import carillon_job, core_job, quix_job, rebalance, restore, stock_job
+from benchmarks import carillon_job, core_job, lanes, quix_job, rebalance, restore, simple_job, stock_job
+from benchmarks import waits as waits_bench
 from benchmarks.__main__ import REGISTRY, arguments
 from benchmarks.comparison import spread, summary, table
 from benchmarks.desk import Tally
 from benchmarks.sides import QUIX_LOCK, ROOT, Measure, decided, rendered
 from benchmarks.simple_job import CHANNELS, DEFAULT_PREFERENCE, Request, all_events, words
 from pipeline.engine import Unit
+from schemas.ids import partition_of, user_hash
+from schemas.message import Message
 from schemas.notification import Notification
-from tables import claims
+from tables import claims, waits
 from tables.claims import Origin
 from tables.people import PREFERENCES, USERS, upsert
 
@@ -24,6 +27,7 @@ NAMED_IN_CONTRACT = {
     "engine", "planning", "chain", "restore", "rebalance", "waits", "lanes", "delivery", "sockets",
 }  # fmt: skip
 OUTPUTS = {channel: f"to-{channel}" for channel in CHANNELS}
+NOON = 1_790_000_000_000
 Sent = list[tuple[str, bytes, bytes]]
 
 
@@ -295,3 +299,53 @@ def test_wrong_use_is_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         arguments(wrong)
     assert refused.value.code == 2
+
+
+# -- lanes and waits
+
+
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
+    values = [float(n) for n in range(1, 201)]
+    assert [lanes.percentile(values[::-1], share) for share in (0.5, 0.99, 1.0)] == [100, 198, 200]
+    assert lanes.percentile([3.0], 0.99) == 3.0
+
+
+def test_the_backlog_is_bulk_for_both_roles_and_critical_ones_are_for_the_same_users() -> None:
+    users = {name.encode() for name in map(simple_job.user, range(lanes.USERS))}
+    found = [one for one in lanes.backlog(50) if one[0] not in (topics.USERS, topics.PREFERENCES)]
+    assert [topic for topic, _, _ in found].count(topics.EVENTS) == 50
+    messages = [Message.from_json(value) for topic, _, value in found if topic != topics.EVENTS]
+    assert {(one.channel, one.priority) for one in messages} == {("email", "normal")}
+    assert len({one.id for one in messages}) == len(messages) == 50 // lanes.MESSAGES_SHARE
+    catalogue = core_job.catalogue((lanes.CHANNEL,))
+    for number, (made, topic) in enumerate(
+        [(lanes.bulk_event(7), "notifications"), (lanes.critical_event(7), "notifications-express")]
+    ):
+        key, value = made
+        assert key in users
+        (sent,) = intake.take_in(value, (), Origin("events", 0, number, 5), catalogue)
+        assert (sent.topic, sent.key) == (topic, key)
+
+
+def test_the_waits_to_store_are_what_planning_leaves_for_a_scheduled_event() -> None:
+    _, value = waits_bench.scheduled(3, NOON + 5_000)
+    (sent,) = intake.take_in(value, (), Origin("events", 0, 3, NOON), catalogue := core_job.catalogue())
+    planned, notification = Rows(), Notification.from_json(sent.value)
+    work = plan.Work(planned, 1, 0, catalogue, 1)
+    plan.plan(notification, Origin("notifications", 0, 3, NOON), work)
+    (mine,) = waits.read(planned.scan(waits.PREFIX))
+    assert mine[1] == NOON + 5_000
+    stored: dict[int, Rows] = {}
+    for partition, (row, held) in waits_bench.rows(8, 4, "notifications", NOON):
+        stored.setdefault(partition, Rows())[row] = held
+    found = [one for rows in stored.values() for one in waits.read(rows.scan(waits.PREFIX))]
+    assert len(found) == 8 and len({row for row, _, _ in found}) == 8
+    for partition, rows in stored.items():
+        for row, due, wait in waits.read(rows.scan(waits.PREFIX)):
+            assert due >= NOON + waits_bench.FAR_SECONDS * 1000
+            assert partition_of(user_hash(wait.key.decode()), 4) == partition
+            assert waits.find(rows, row.removeprefix(waits.key(due, b""))) == due
+            kept, made = Notification.from_json(wait.value), Notification.from_json(mine[2].value)
+            same = ("step", "workflow", "category", "priority", "template", "waited_for")
+            assert [getattr(kept, name) for name in same] == [getattr(made, name) for name in same]
+            assert (wait.topic, wait.epoch, wait.headers) == (mine[2].topic, mine[2].epoch, mine[2].headers)

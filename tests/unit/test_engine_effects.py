@@ -4,8 +4,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 
-from pipeline.engine import effects
+from pipeline.engine import effects, queues
 from pipeline.engine.effects import Call, EffectTask
 from pipeline.engine.store import Recent
 
@@ -23,8 +24,9 @@ def task_of(*topics: str, window: int = 8) -> EffectTask:
     return task
 
 
-def offer(task: EffectTask, topic: str, offsets: range, *, size: int = 1) -> None:
-    task.by_topic[topic].offer(
+def offer(task: EffectTask, topic: str, offsets: range, *, size: int = 1, rank: int = 1) -> None:
+    task.offer(
+        TP(topic, 0),
         [
             SimpleNamespace(
                 topic=topic,
@@ -32,9 +34,10 @@ def offer(task: EffectTask, topic: str, offsets: range, *, size: int = 1) -> Non
                 offset=offset,
                 key=b"%s%d" % (topic.encode(), offset),
                 value=b"%s%d" % (topic.encode(), offset) + bytes(size),
+                headers=[(queues.RANK_HEADER, b"%d" % rank)],
             )
             for offset in offsets
-        ]
+        ],
     )
 
 
@@ -81,3 +84,42 @@ def test_what_was_held_is_let_go_with_its_effect() -> None:
         task.close_effect(call)
     assert (task.held, task.held_bytes, task.turns) == (0, 0, set())
     assert list(task.consumer.done.values()) == [8]
+
+
+# -- ranks
+
+
+def test_a_queue_overtakes_less_than_a_task_runs_ahead() -> None:
+    assert queues.OVERTAKING < effects.SPAN
+
+
+def test_what_is_overtaken_comes_up_although_the_others_go_on_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(effects, "SPAN", 40)
+    monkeypatch.setattr(queues, "OVERTAKING", 20)
+    task = task_of("in", window=2)
+    offer(task, "in", range(1), rank=2)
+    called = []
+    for offset in range(1, 400, 5):
+        offer(task, "in", range(offset, offset + 5), rank=0)
+        for call in admit(task):
+            called.append(call.record.offset)
+            task.close_effect(call)
+    assert 20 <= called.index(0) <= 22
+    assert called == sorted(called[: called.index(0)]) + sorted(called[called.index(0) :])
+    assert task.consumer.done[TP("in", 0)] == max(called) + 1, "nothing is left behind, and it did not stop"
+
+
+def test_what_still_waits_in_the_queue_is_not_committed() -> None:
+    task = task_of("in", window=2)
+    offer(task, "in", range(3), rank=2)
+    offer(task, "in", range(3, 5), rank=0)
+    for call in admit(task):
+        assert call.record.offset in (3, 4)
+        task.close_effect(call)
+    assert not task.consumer.done
+    for expected in (2, 5):
+        for call in admit(task):
+            task.close_effect(call)
+        assert task.consumer.done == {TP("in", 0): expected}

@@ -1,4 +1,4 @@
-"""The ledger of offsets: the first unfinished one is committed, in whatever order they end."""
+"""The ledger of offsets: the first unfinished one is committed, in whatever order they are taken and end."""
 
 import random
 
@@ -12,21 +12,29 @@ offsets_with_gaps = st.lists(st.integers(0, 10_000), unique=True, max_size=60).m
 
 @given(offsets_with_gaps, st.randoms(use_true_random=False))
 def test_the_offset_to_commit_is_the_first_unfinished_of_those_fetched(
-    fetched: list[int], rnd: random.Random
+    offsets: list[int], rnd: random.Random
 ) -> None:
     ledger = OffsetLedger()
-    to_come, under_way, taken = list(fetched), list[int](), list[int]()
-    while to_come or under_way:
-        if to_come and (not under_way or rnd.random() < 0.5):
-            offset = to_come.pop(0)
-            ledger.took(offset)
-            taken.append(offset)
-            under_way.append(offset)
+    to_come, waiting, under_way = list(offsets), list[int](), list[int]()
+    seen, taken = list[int](), list[int]()
+    while to_come or waiting or under_way:
+        step = rnd.choice(
+            [name for name, some in (("fetch", to_come), ("take", waiting), ("end", under_way)) if some]
+        )
+        if step == "fetch":
+            fetched = [to_come.pop(0) for _ in range(rnd.randint(1, len(to_come)))]
+            ledger.fetched(fetched)
+            waiting += fetched
+            seen += fetched
+        elif step == "take":
+            under_way.append(waiting.pop(rnd.randrange(len(waiting))))
+            ledger.took(under_way[-1])
+            taken.append(under_way[-1])
         else:
             ledger.done(under_way.pop(rnd.randrange(len(under_way))))
-        unfinished = min(under_way, default=None)
-        passed = [offset for offset in taken if unfinished is None or offset < unfinished]
+        unfinished = min(waiting + under_way, default=None)
+        passed = [offset for offset in seen if unfinished is None or offset < unfinished]
         assert ledger.next == (passed[-1] + 1 if passed else None)
-        assert ledger.span == (0 if unfinished is None else taken[-1] - unfinished)
+        assert ledger.span == (0 if unfinished is None else max(0, max(taken, default=0) - unfinished))
     assert not ledger.finished
-    assert not ledger.fetched
+    assert not ledger.unfinished

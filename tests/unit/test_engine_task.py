@@ -1,6 +1,8 @@
 """What a task serves next and how much of it: ranks, fair shares, bounds and gates."""
 
+import time
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +11,14 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import task as engine_task
-from pipeline.engine.task import FAIR_SHARE, UNIT_BYTES, Queue, Task, weight
+from pipeline.engine import app as engine_app
+from pipeline.engine import queues
+from pipeline.engine.queues import UNIT_BYTES, Queue
+from pipeline.engine.task import FAIR_SHARE, Task, weight
 
 
 def record(size: int = 10) -> Any:
-    return SimpleNamespace(value=bytes(size))
+    return SimpleNamespace(value=bytes(size), headers=())
 
 
 def queue_of(*sizes: int) -> Queue:
@@ -69,8 +73,8 @@ def test_what_is_put_back_comes_first_again() -> None:
 
 
 def test_a_queue_is_full_by_records_or_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_task, "QUEUE_RECORDS", 10)
-    monkeypatch.setattr(engine_task, "QUEUE_BYTES", 1_000)
+    monkeypatch.setattr(queues, "QUEUE_RECORDS", 10)
+    monkeypatch.setattr(queues, "QUEUE_BYTES", 1_000)
     assert not queue_of(*[1] * 10).is_full
     assert queue_of(*[1] * 11).is_full
     assert queue_of(500, 501).is_full
@@ -146,3 +150,29 @@ def test_a_gate_stays_open_whatever_comes_later() -> None:
     assert serve(task) == "events"
     fill(task, "users")
     assert serve(task) == "events"
+
+
+# -- units
+
+
+def test_units_are_short_for_a_while_after_an_urgent_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seconds = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    app = engine_app.UnitApp(
+        "role",
+        bootstrap_servers="127.0.0.1:1",
+        partitions=1,
+        topics={},
+        state_dir=tmp_path,
+        unit_seconds=0.02,
+    )
+    app.stage("urgent", "express", decide=lambda *_: None, reject=lambda *_: None, urgent=True)
+    app.stage("other", "plain", decide=lambda *_: None, reject=lambda *_: None)
+    assert app.unit_budget("plain") == 0.02
+    assert app.unit_budget("express") == 0.02
+    seconds[0] += 0.9 * engine_app.URGENT_SECONDS
+    assert app.unit_budget("plain") == 0.02 / engine_app.SHORT
+    seconds[0] += 0.2 * engine_app.URGENT_SECONDS
+    assert app.unit_budget("plain") == 0.02
