@@ -282,7 +282,7 @@ def _choose(
 
 def is_open(pinned: Sequence[Pinned]) -> bool:
     """Whether any target is left."""
-    return any(one.reason is None for one in pinned)
+    return None in [one.reason for one in pinned]
 
 
 def against(notification: Notification, reason: Reason) -> list[Pinned]:

@@ -6,6 +6,8 @@ from enum import StrEnum
 class Channel(StrEnum):
     """The ways to reach somebody."""
 
+    __hash__ = str.__hash__  # that of Enum is a call into Python
+
     EMAIL = "email"
     SMS = "sms"
     PUSH = "push"
@@ -16,6 +18,8 @@ class Channel(StrEnum):
 
 class Priority(StrEnum):
     """How urgent a notification is; critical and high travel in the express lane."""
+
+    __hash__ = str.__hash__  # that of Enum is a call into Python
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -44,6 +48,8 @@ class Doubt(StrEnum):
 class State(StrEnum):
     """Where a message is. `duplicate` and `ignored` are of events that made no message."""
 
+    __hash__ = str.__hash__  # that of Enum is a call into Python
+
     ACCEPTED = "accepted"
     IGNORED = "ignored"
     DUPLICATE = "duplicate"
@@ -69,6 +75,8 @@ class State(StrEnum):
 
 class Reason(StrEnum):
     """Why a message is where it is, in words that a person understands."""
+
+    __hash__ = str.__hash__  # that of Enum is a call into Python
 
     NO_WORKFLOW = "no_workflow"
     NO_RECIPIENT = "no_recipient"
