@@ -1,9 +1,10 @@
-"""The rules and words that every process knows whole: workflows and templates, as they are at a moment."""
+"""The rules and words that every process knows whole: workflows, templates, segments, as of a moment."""
 
 from collections.abc import Iterable
 
 from agents.render import Rendering, compile_parts
 from schemas.kinds import Channel
+from schemas.segment import Segment
 from schemas.template import Template
 from schemas.workflow import Workflow
 
@@ -11,11 +12,12 @@ MOST_TYPES = 10_000
 
 
 class Catalogue:
-    """Workflows by event type, templates by name and version; changed only by `set_…` and `drop_…`."""
+    """Workflows by event type, templates by version, segments; changed only by `set_…` and `drop_…`."""
 
     def __init__(self, workflows: Iterable[Workflow] = (), templates: Iterable[Template] = ()) -> None:
         self.workflows: dict[str, Workflow] = {}
         self.templates: dict[str, Template] = {}
+        self.segments: dict[str, Segment] = {}
         self._by_type: dict[str, tuple[Workflow, ...]] = {}
         self._compiled: dict[tuple[str, int], dict[Channel, Rendering]] = {}
         for workflow in workflows:
@@ -49,6 +51,14 @@ class Catalogue:
         if (old := self.templates.pop(name, None)) is not None:
             for version in old.versions:
                 self._compiled.pop((name, version), None)
+
+    def set_segment(self, segment: Segment) -> None:
+        """Adds or replaces a segment."""
+        self.segments[segment.name] = segment
+
+    def drop_segment(self, name: str) -> None:
+        """Removes a segment."""
+        self.segments.pop(name, None)
 
     def wanting(self, event_type: str) -> tuple[Workflow, ...]:
         """The workflows that want an event of that type, by name."""

@@ -16,16 +16,16 @@ from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
 from agents.rules import Known
 from agents.sending import MAX_BYTES, Send
-from schemas.base import encode, problem
+from schemas.base import Record, encode, problem
 from schemas.event import Unreadable
 from schemas.ids import target_id
 from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import COLLECT, DIGEST, PLAN, Notification, Signal
+from schemas.notification import CANCEL_BROADCAST, COLLECT, DIGEST, PLAN, FanOut, Notification, Signal
 from schemas.status import Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
 from tables.claims import Claim, Instead, Note, Origin, Pinned
-from tables.rows import Rows
+from tables.rows import PagedRows, Rows
 from tables.waits import Wait
 from tables.watches import Watch
 
@@ -37,10 +37,12 @@ Told = tuple[str, str | None, str]
 """A channel, or a rule of the whole; the reason against it or what it said; and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
 
-_read: Callable[[bytes], Notification | Signal] = msgspec.json.Decoder(Notification | Signal).decode
+_read: Callable[[bytes], Notification | Signal | FanOut] = msgspec.json.Decoder(
+    Notification | Signal | FanOut
+).decode
 
 
-def read(value: bytes | None) -> Notification | Signal:
+def read(value: bytes | None) -> Notification | Signal | FanOut:
     """Reads a record of `notifications`. Raises Unreadable, which names the field."""
     try:
         return _read(value or b"")
@@ -49,10 +51,16 @@ def read(value: bytes | None) -> Notification | Signal:
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What whoever runs core has set: the grace of unknown users (ms), and caps a day by category."""
+    """What whoever runs core has set: the grace of unknown users (ms), and caps a day by category.
+
+    Broadcasts look at `page` users in a step and tell `per_second`, all `partitions` of core together.
+    """
 
     grace: int = 0
     category_caps: Mapping[str, int] = {}
+    partitions: int = 1
+    page: int = 200
+    per_second: float = 2_000.0
 
 
 class Work(msgspec.Struct, gc=False):
@@ -62,7 +70,7 @@ class Work(msgspec.Struct, gc=False):
     owner's; `name` gives a topic's name on the broker.
     """
 
-    rows: Rows
+    rows: PagedRows
     number: int
     mark: int
     catalogue: Catalogue
@@ -72,8 +80,11 @@ class Work(msgspec.Struct, gc=False):
 
     def wait(self, id: bytes, due: int, following: Notification) -> None:
         """Lets a record come up at `due` (ms)."""
-        topic = self.name(topics.NOTIFICATION_LANES[following.priority])
-        record = Wait(topic, following.user_id.encode(), encode(following), self.epoch)
+        self.wait_in(topics.NOTIFICATION_LANES[following.priority], id, due, following.user_id, following)
+
+    def wait_in(self, lane: str, id: bytes, due: int, key: str, following: Record) -> None:
+        """Lets any record come up in a lane at `due` (ms)."""
+        record = Wait(self.name(lane), key.encode(), encode(following), self.epoch)
         waits.put(self.rows, id, due, record)
 
 
@@ -119,6 +130,8 @@ def _decide(
 ) -> Sequence[Send]:
     if notification.step == COLLECT:
         return _claimed(notification, origin, key, work, gather.close(notification, work.rows))
+    if notification.broadcast is not None and _was_called_off(notification.broadcast, work.rows):
+        return _claimed(notification, origin, key, work, Instead(State.CANCELLED, Reason.CANCELLED))
     version = 0
     try:
         if notification.content is None:
@@ -141,6 +154,10 @@ def _decide(
     failed = Claim(origin, notification.position, work.number, version, (), failure=told)
     claims.put(work.rows, key, failed)
     return (Router(notification, origin.at).status(State.FAILED, reason=failure, detail=detail),)
+
+
+def _was_called_off(broadcast: str, rows: Rows) -> bool:
+    return claims.find(rows, claims.key(broadcast, CANCEL_BROADCAST)) is not None
 
 
 class _Fails(Exception):

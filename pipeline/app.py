@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
 from pipeline.delivery import Delivery
@@ -23,7 +23,7 @@ from pipeline.topics import ROLES, changelog, counts, credentials, group, partit
 from pipeline.wiring import Wiring, origin_of
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
-from schemas.notification import Signal
+from schemas.notification import FanOut, Signal
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ class Roles:
                 for name, category in settings.categories.items()
                 if category.daily_cap
             },
+            partitions(settings, "core"),
+            settings.core.broadcast_page,
+            settings.core.broadcast_per_second,
         )
         self.providers: dict[Channel, Provider] = {}
 
@@ -125,8 +128,12 @@ class Roles:
         work = Work(unit, unit.number, unit.mark, self.catalogue, unit.epoch, self.policy, self.wiring.name)
         if isinstance(found, Signal):
             self.wiring.send(unit, signals.hear(found, origin, work))
+            return
+        due = due_in(record) if record.headers else None
+        if isinstance(found, FanOut):
+            self.wiring.send(unit, broadcast.fan_out(found, origin, work, due))
         else:
-            self.wiring.send(unit, plan.plan(found, origin, work, due_in(record) if record.headers else None))
+            self.wiring.send(unit, plan.plan(found, origin, work, due))
 
     def _dead(self, topic: str, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters a record that a stage could not read or decide."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
+from agents import broadcast, plan, topics
 from agents import replay as foreseeing
-from agents import topics
 from agents.catalogue import Catalogue
 from agents.replay import Foreseen, Prospect
 from pipeline.catalogue import CatalogueReader
@@ -25,7 +25,7 @@ from pipeline.wiring import origin_of
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
 from schemas.message import Message
-from schemas.notification import Notification
+from schemas.notification import FanOut, Signal
 from tables import claims, effects
 from tables.claims import Claim
 
@@ -209,7 +209,8 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range) -> None:
             found = foreseeing.notifications(record.value, record.headers, origin_of(record), catalogue)
             seen.ignored += not found
         elif topic in NOTIFICATIONS:
-            found = [Notification.from_json(record.value)]
+            one = plan.read(record.value)
+            found = [] if isinstance(one, Signal) else [one]
         elif topic.removesuffix(topics.EXPRESS) in topics.MESSAGES.values():
             message = Message.from_json(record.value)
             seen.want(effects.effect(message.id, message.step, message.target_id), message.event.type)
@@ -217,7 +218,10 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range) -> None:
         else:
             return  # people: an older row never replaces a newer one
         for one in found:
-            seen.want(claims.key(one.id, one.step), one.workflow)
+            if isinstance(one, FanOut):
+                seen.want(claims.key(one.id, broadcast.step(one.n)), one.pattern.workflow)
+            else:
+                seen.want(claims.key(one.id, one.step), one.workflow)
     except (Unreadable, RecordUnreadable):
         seen.unreadable += 1
 

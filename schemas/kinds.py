@@ -89,6 +89,7 @@ class Reason(StrEnum):
     FALLBACK_NOT_NEEDED = "fallback_not_needed"
     EXPIRED = "expired"
     UNKNOWN_TEMPLATE = "unknown_template"
+    UNKNOWN_SEGMENT = "unknown_segment"
     TEMPLATE_FAILED = "template_failed"
     INVALID_VARIABLES = "invalid_variables"
     NO_TEMPLATE_FOR_CHANNEL = "no_template_for_channel"

@@ -8,6 +8,7 @@ from schemas.kinds import Channel, Doubt, Priority
 PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
 """Steps; the numbered ones are resume:n, fallback:n and escalate:n."""
 CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
+CANCEL_BROADCAST = "cancel_broadcast"
 """The kinds of signals."""
 
 
@@ -99,7 +100,8 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     """What core is told of a notification by others: that it is cancelled, was seen, or failed at a target.
 
     `kind`: cancel, seen, failed, or suppress, which is of an address of the user's rather than of the
-    notification. `step` is that of the message that failed.
+    notification; or cancel_broadcast, which goes to every partition and whose `id` is the broadcast's.
+    `step` is that of the message that failed.
     """
 
     kind: str
@@ -110,3 +112,20 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     step: str | None = None
     reason: str | None = None
     event: EventRef | None = None
+
+
+class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):
+    """The n-th step of telling a segment in one partition: each member there behind `after` gets the pattern.
+
+    `pattern` is a notification without id and user, of a workflow whose immutable id is `workflow_id`.
+    `rule` is the segment's as it was when the event came in, None where there was none; `after` is the user
+    id at which the last step ended.
+    """
+
+    id: str
+    n: int
+    segment: str
+    rule: str | None = None
+    after: bytes | None = None
+    workflow_id: str
+    pattern: Notification

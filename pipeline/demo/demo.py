@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import topics
 from pipeline import __version__, sinks
+from pipeline.broadcasts import cancel
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo import oracle
 from pipeline.demo.workload import Shop, Workload
@@ -116,7 +118,7 @@ class Demo:
         stack.push_async_callback(tasks.close)
         app = server.create(
             desk, Tables(runner.held), tasks, token=token, version=__version__, readiness=runner.readiness,
-            metrics=runner.metrics,
+            metrics=runner.metrics, cancel=partial(cancel, settings),
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.web import api, console, problem
+from pipeline.web import api, broadcasts, console, problem
 from pipeline.web.guard import BODY_BYTES, Guard
 from pipeline.web.problem import Wrong
 from pipeline.web.rows import Tables
@@ -44,11 +44,12 @@ def create(
     hosts: Collection[str] = (),
     secure: bool = False,
     clock: Callable[[], float] = time.time,
+    cancel: broadcasts.Cancel | None = None,
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
-    reach it over https.
+    reach it over https; `cancel` has every partition told that a broadcast is cancelled.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     pages, sessions = console.Pages(version), Sessions(token, clock, secure=secure)
@@ -61,6 +62,8 @@ def create(
     app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
     app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks))
+    app.include_router(broadcasts.api_router(desk, cancel))
+    app.include_router(broadcasts.console_router(desk, pages, cancel))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)
