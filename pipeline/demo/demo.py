@@ -220,6 +220,7 @@ def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Setti
         state_dir=state,
         workflows_dir=samples / "workflows",
         templates_dir=samples / "templates",
+        segments_dir=samples / "segments",
         kafka={"bootstrap_servers": bootstrap, "topic_prefix": prefix},
         core={"unknown_user_grace": GRACE_SECONDS},
         channels={
