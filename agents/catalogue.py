@@ -1,4 +1,4 @@
-"""The rules and words that every process knows whole: workflows and templates, as they are at a moment."""
+"""The rules and words that every process knows whole: workflows, templates, segments, as of a moment."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,7 @@ from agents import versions
 from agents.render import Rendering, TemplateBroken, compile_version
 from agents.variables import Expected, Problem, SchemaBroken
 from schemas.kinds import Channel
+from schemas.segment import Segment
 from schemas.template import Template, Version
 from schemas.workflow import Workflow
 
@@ -18,11 +19,12 @@ Renderings = dict[Channel, Rendering]
 
 
 class Catalogue:
-    """Workflows by event type, templates by name and version; changed only by `set_…` and `drop_…`."""
+    """Workflows by event type, templates by version, segments; changed only by `set_…` and `drop_…`."""
 
     def __init__(self, workflows: Iterable[Workflow] = (), templates: Iterable[Template] = ()) -> None:
         self.workflows: dict[str, Workflow] = {}
         self.templates: dict[str, Template] = {}
+        self.segments: dict[str, Segment] = {}
         self._by_type: dict[str, tuple[Workflow, ...]] = {}
         #: in two generations: the older one goes when the younger one is full. A failure is kept like
         #: what is compiled, so that it costs no compiling with every event
@@ -66,6 +68,14 @@ class Catalogue:
                     del kept[key]
             for version in old.versions:
                 self._expected.pop((name, version), None)
+
+    def set_segment(self, segment: Segment) -> None:
+        """Adds or replaces a segment."""
+        self.segments[segment.name] = segment
+
+    def drop_segment(self, name: str) -> None:
+        """Removes a segment."""
+        self.segments.pop(name, None)
 
     def wanting(self, event_type: str) -> tuple[Workflow, ...]:
         """The workflows that want an event of that type, by name."""

@@ -1,5 +1,7 @@
 """Intake: reads `events`, writes `notifications` (one a recipient) and, for what nobody wants, a status.
 
+What is for a segment becomes a fan-out, which goes to each partition: the users are there.
+
 Stateless: who was told what before is decided by plan, where the user's state is.
 """
 
@@ -9,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import jmespath
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from agents import redrive, topics
@@ -26,13 +29,14 @@ from schemas.event import (
     milliseconds,
     read_event,
 )
-from schemas.ids import notification_id, user_hash
+from schemas.ids import broadcast_id, notification_id, user_hash
 from schemas.kinds import Channel, Priority, Reason, State
 from schemas.notification import (
     PLAN,
     Addresses,
     Escalation,
     EventRef,
+    FanOut,
     Gathering,
     GivenContent,
     Limit,
@@ -89,6 +93,9 @@ def take_in(
                 raise Unreadable(
                     f"recipients: too many for an event of {len(value or b'')} bytes", Reason.TOO_LARGE
                 )
+        segment = workflow.segment if event.request is None else event.request.segment
+        if segment is not None and only is None:
+            found.append(tell_all(event, workflow, segment, position, at, generation, digest, catalogue))
     if found or only is not None:
         return found
     return [ignored(event, origin, Reason.NO_RECIPIENT)]
@@ -99,6 +106,8 @@ def recipients(event: Event, workflow: Workflow) -> Iterable[tuple[str, Contact 
     request = event.request
     if request is not None and request.user_id is not None:
         return [(request.user_id, None)]
+    if request is not None and request.segment is not None:
+        return ()
     found: dict[str, Contact | None] = {}
     if request is not None and request.recipients is not None:
         for one in request.recipients:
@@ -164,6 +173,38 @@ def notify(
     digest: Gathering | None = None,
 ) -> Send:
     """The `notifications` record of one recipient: everything that planning needs of workflow and request."""
+    id = notification_id(user_id, event.source, event.id, workflow.id, generation)
+    found = _notification(event, workflow, id, user_id, contact, position, at, generation, digest)
+    lane, key = topics.NOTIFICATION_LANES[found.priority], user_id.encode()
+    return Send(lane, key, encode(found), user_hash(user_id), RANKS[found.priority])
+
+
+def tell_all(
+    event: Event, workflow: Workflow, segment: str, position: str, at: int, generation: int,
+    digest: Gathering | None, catalogue: Catalogue,
+) -> Send:  # fmt: skip
+    """The fan-out to a segment, with its rule as it is now: every partition goes by the same."""
+    id, known = broadcast_id(event.source, event.id, workflow.id), catalogue.segments.get(segment)
+    pattern = _notification(event, workflow, "", "", None, position, at, generation, digest)
+    pattern = msgspec.structs.replace(pattern, broadcast=id)
+    found = FanOut(
+        id=id, n=0, segment=segment, rule=known.rule if known else None, workflow_id=workflow.id,
+        pattern=pattern,
+    )  # fmt: skip
+    return Send(
+        topics.NOTIFICATION_LANES[pattern.priority],
+        id.encode(),
+        encode(found),
+        None,
+        RANKS[pattern.priority],
+        True,
+    )
+
+
+def _notification(
+    event: Event, workflow: Workflow, id: str, user_id: str, contact: Contact | None, position: str,
+    at: int, generation: int, digest: Gathering | None,
+) -> Notification:  # fmt: skip
     request = event.request
     priority, category, channels = workflow.priority, workflow.category, workflow.channels
     template: str | None = workflow.template
@@ -187,9 +228,8 @@ def notify(
             addresses = Addresses(
                 email=contact.email, phone=contact.phone, slack=contact.slack, webhook_url=contact.webhook_url
             )
-    notification = Notification(
-        id=notification_id(user_id, event.source, event.id, workflow.id, generation), step=PLAN,
-        user_id=user_id,
+    return Notification(
+        id=id, step=PLAN, user_id=user_id,
         event=EventRef(source=event.source, id=event.id, type=event.type), event_at=at, position=position,
         workflow=workflow.name, category=category, priority=priority, channels=channels, template=template,
         content=content, variables=event.data, contact=addresses, locale=locale, doubt=workflow.doubt,
@@ -198,9 +238,6 @@ def notify(
         escalate=_escalations(workflow) if workflow.escalate else None,
         throttle=_throttle(workflow) if workflow.throttle else None,
     )  # fmt: skip
-    topic = topics.NOTIFICATION_LANES[priority]
-    key, hashed = user_id.encode(), user_hash(user_id)
-    return Send(topic, key, encode(notification), hashed, RANKS[priority])
 
 
 def gathering(event: Event, workflow: Workflow) -> Gathering | None:

@@ -16,16 +16,27 @@ from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
 from agents.rules import Known
 from agents.sending import MAX_BYTES, RANKS, Send
-from schemas.base import encode, problem
+from schemas.base import Record, encode, problem
 from schemas.event import Unreadable
 from schemas.ids import target_id
-from schemas.kinds import Channel, Reason, State
+from schemas.kinds import Channel, Priority, Reason, State
 from schemas.message import ChannelContent
-from schemas.notification import COLLECT, DIGEST, ESCALATE, FALLBACK, PLAN, RESUME, Notification, Signal
+from schemas.notification import (
+    CANCEL_BROADCAST,
+    COLLECT,
+    DIGEST,
+    ESCALATE,
+    FALLBACK,
+    PLAN,
+    RESUME,
+    FanOut,
+    Notification,
+    Signal,
+)
 from schemas.status import STEP, Verdict, rfc3339
 from tables import caps, claims, effects, people, waits, watches
 from tables.claims import DEFAULT, Claim, Instead, Manner, Note, Origin, Pinned
-from tables.rows import Rows
+from tables.rows import PagedRows, Rows
 from tables.waits import Wait
 from tables.watches import Watch
 
@@ -36,10 +47,12 @@ Told = tuple[str, str | None, str]
 """A channel, or a rule of the whole; the reason against it or what it said; and what the rule saw."""
 Renderings = Mapping[Channel, Rendering]
 
-_read: Callable[[bytes], Notification | Signal] = msgspec.json.Decoder(Notification | Signal).decode
+_read: Callable[[bytes], Notification | Signal | FanOut] = msgspec.json.Decoder(
+    Notification | Signal | FanOut
+).decode
 
 
-def read(value: bytes | None) -> Notification | Signal:
+def read(value: bytes | None) -> Notification | Signal | FanOut:
     """Reads a record of `notifications`. Raises Unreadable, which names the field."""
     try:
         return _read(value or b"")
@@ -48,10 +61,16 @@ def read(value: bytes | None) -> Notification | Signal:
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What whoever runs core has set: the grace of unknown users (ms), and caps a day by category."""
+    """What whoever runs core has set: the grace of unknown users (ms), and caps a day by category.
+
+    Broadcasts look at `page` users in a step and tell `per_second`, all `partitions` of core together.
+    """
 
     grace: int = 0
     category_caps: Mapping[str, int] = {}
+    partitions: int = 1
+    page: int = 200
+    per_second: float = 2_000.0
 
 
 class Work(msgspec.Struct, gc=False):
@@ -62,7 +81,7 @@ class Work(msgspec.Struct, gc=False):
     is older and has none may have been told.
     """
 
-    rows: Rows
+    rows: PagedRows
     number: int
     mark: int
     catalogue: Catalogue
@@ -73,9 +92,12 @@ class Work(msgspec.Struct, gc=False):
 
     def wait(self, id: bytes, due: int, following: Notification) -> None:
         """Lets a record come up at `due` (ms)."""
-        topic = self.name(topics.NOTIFICATION_LANES[following.priority])
-        headers = tuple(RANKS[following.priority] or ())
-        record = Wait(topic, following.user_id.encode(), encode(following), self.epoch, headers)
+        self.wait_in(following.priority, id, due, following.user_id, following)
+
+    def wait_in(self, priority: Priority, id: bytes, due: int, key: str, following: Record) -> None:
+        """Lets any record come up in the lane of a priority at `due` (ms)."""
+        topic, headers = self.name(topics.NOTIFICATION_LANES[priority]), tuple(RANKS[priority] or ())
+        record = Wait(topic, key.encode(), encode(following), self.epoch, headers)
         waits.put(self.rows, id, due, record)
 
 
@@ -123,6 +145,8 @@ def _decide(
 ) -> Sequence[Send]:
     if notification.step == COLLECT:
         return _claimed(notification, origin, key, work, gather.close(notification, work.rows))
+    if notification.broadcast is not None and _was_called_off(notification.broadcast, work.rows):
+        return _claimed(notification, origin, key, work, Instead(State.CANCELLED, Reason.CANCELLED))
     version = 0
     try:
         of = rules.known(work.rows, notification.user_id)
@@ -148,6 +172,10 @@ def _decide(
     failed = Claim(origin, notification.position, work.number, version, (), failure=told)
     claims.put(work.rows, key, failed)
     return (Router(notification, origin.at).status(State.FAILED, reason=failure, detail=detail),)
+
+
+def _was_called_off(broadcast: str, rows: Rows) -> bool:
+    return claims.find(rows, claims.key(broadcast, CANCEL_BROADCAST)) is not None
 
 
 class _Fails(Exception):

@@ -1,15 +1,20 @@
-"""Remember: reads `delivery-status` and `contents`, folds them into history and counts."""
+"""Remember: reads `delivery-status` and `contents`, folds them into history, counts and broadcasts."""
+
+from collections.abc import Callable
+
+import msgspec
 
 from agents import topics
 from agents.sending import Send
-from schemas.base import RecordUnreadable
+from schemas.base import RecordUnreadable, problem
+from schemas.broadcast import Progress
 from schemas.event import Unreadable
 from schemas.ids import user_hash
 from schemas.kinds import Priority, State
 from schemas.message import Contents
 from schemas.notification import SEEN, SUPPRESS, Signal
 from schemas.status import Status
-from tables import history
+from tables import broadcasts, history
 from tables.rows import Rows
 
 
@@ -49,10 +54,16 @@ def signals(status: Status, rows: Rows) -> list[Send]:
     return [Send(topics.NOTIFICATION_LANES[Priority.HIGH], key, signal.to_json(), user_hash(status.user_id))]
 
 
+_read: Callable[[bytes], Contents | Progress] = msgspec.json.Decoder(Contents | Progress).decode
+
+
 def remember_contents(value: bytes | None, rows: Rows) -> None:
-    """Keeps rendered content. Raises Unreadable."""
+    """Keeps rendered content, or how far a broadcast is. Raises Unreadable."""
     try:
-        contents = Contents.from_json(value)
-    except RecordUnreadable as error:
-        raise Unreadable(str(error)) from None
-    history.keep_contents(rows, contents)
+        found = _read(value or b"")
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(problem(error)) from None
+    if isinstance(found, Progress):
+        broadcasts.tell(rows, found)
+    else:
+        history.keep_contents(rows, found)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from agents import deliver, intake, topics
+from agents import deliver, intake, plan, topics
 from agents.catalogue import Catalogue
-from schemas.notification import Notification
+from schemas.notification import FanOut, Notification, Signal
 from tables.claims import Claim, Origin
 from tables.effects import Result
 
@@ -59,10 +59,11 @@ def foresee_call(
 
 def notifications(
     value: bytes | None, headers: Sequence[tuple[str, bytes]], origin: Origin, catalogue: Catalogue
-) -> list[Notification]:
+) -> list[Notification | FanOut]:
     """What intake would make of an `events` record with the workflows of now; none for what nobody wants.
 
     Raises Unreadable.
     """
     sends = intake.take_in(value, headers, origin, catalogue)
-    return [Notification.from_json(send.value) for send in sends if send.topic != topics.DELIVERY_STATUS]
+    found = [plan.read(send.value) for send in sends if send.topic != topics.DELIVERY_STATUS]
+    return [one for one in found if not isinstance(one, Signal)]

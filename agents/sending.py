@@ -19,10 +19,14 @@ after normal on the other. Most carry none."""
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """One record: `topic` without prefix; `hashed` the user hash that places it, if it is known."""
+    """One record: `topic` without prefix; `hashed` the user hash that places it, if it is known.
+
+    One to go `everywhere` has no hash, and is sent to each partition of its topic.
+    """
 
     topic: str
     key: bytes
     value: bytes | None
     hashed: int | None = None
     headers: list[tuple[str, bytes]] | None = None
+    everywhere: bool = False

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from agents import plan, topics
+from agents import broadcast, plan, topics
 from agents.plan import Work
 from agents.sending import Send
 from schemas.ids import hash_in, packed
 from schemas.kinds import Reason, State
 from schemas.notification import (
     CANCEL,
+    CANCEL_BROADCAST,
     COLLECT,
     ESCALATE,
     FAILED,
@@ -31,6 +32,8 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     """Does what a signal asks for; a repeat does nothing more, and an unknown kind nothing at all."""
     if signal.kind == CANCEL:
         return _cancel(signal, origin, work)
+    if signal.kind == CANCEL_BROADCAST:
+        return broadcast.cancel(signal, origin, work)
     if signal.kind == SEEN:
         for id in waits.beginning(work.rows, packed(signal.id) + ESCALATE.encode()):
             waits.drop(work.rows, id)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
 from pipeline.delivery import Delivery
@@ -24,7 +24,7 @@ from pipeline.wiring import Wiring, origin_of
 from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
-from schemas.notification import Signal
+from schemas.notification import FanOut, Signal
 from tables import caps, claims, effects, history, watches
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,9 @@ class Roles:
                 for name, category in settings.categories.items()
                 if category.daily_cap
             },
+            partitions(settings, "core"),
+            settings.core.broadcast_page,
+            settings.core.broadcast_per_second,
         )
         self.providers: dict[Channel, Provider] = {}
         self.claims_kept = milliseconds(settings.retention.claims)
@@ -154,8 +157,12 @@ class Roles:
         )  # fmt: skip
         if isinstance(found, Signal):
             self.wiring.send(unit, signals.hear(found, origin, work))
+            return
+        due = due_in(record) if record.headers else None
+        if isinstance(found, FanOut):
+            self.wiring.send(unit, broadcast.fan_out(found, origin, work, due))
         else:
-            self.wiring.send(unit, plan.plan(found, origin, work, due_in(record) if record.headers else None))
+            self.wiring.send(unit, plan.plan(found, origin, work, due))
 
     def _dead(self, topic: str, record: Record, error: Exception, unit: Unit) -> None:
         """Dead-letters a record that a stage could not read or decide."""

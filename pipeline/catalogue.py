@@ -1,4 +1,4 @@
-"""Reads `workflows` and `templates` whole into memory, follows them, and publishes what changed in files.
+"""Reads `workflows`, `templates` and `segments` whole, follows them, and publishes what changed in files.
 
 Every process does this for itself, without a consumer group.
 """
@@ -17,10 +17,14 @@ from pipeline.following import Follower
 from pipeline.settings import Settings
 from pipeline.topics import client_options
 from schemas.event import first_problem
+from schemas.segment import Segment
 from schemas.template import Template
 from schemas.workflow import Workflow
 
 log = logging.getLogger(__name__)
+
+
+FOLLOWED = (topics.WORKFLOWS, topics.TEMPLATES, topics.SEGMENTS)
 
 
 class CatalogueReader:
@@ -28,10 +32,10 @@ class CatalogueReader:
 
     def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
         self.settings, self.catalogue = settings, catalogue
-        self._follower = Follower(settings, (topics.WORKFLOWS, topics.TEMPLATES), self._take)
+        self._follower = Follower(settings, FOLLOWED, self._take)
 
     async def start(self) -> None:
-        """Reads both topics to their ends, then follows them in the background."""
+        """Reads the topics to their ends, then follows them in the background."""
         await self._follower.start()
 
     async def stop(self) -> None:
@@ -50,6 +54,11 @@ class CatalogueReader:
                     self.catalogue.drop_workflow(key)
                 else:
                     self.catalogue.set_workflow(Workflow.model_validate_json(value))
+            elif topic == topics.SEGMENTS:
+                if value is None:
+                    self.catalogue.drop_segment(key)
+                else:
+                    self.catalogue.set_segment(Segment.model_validate_json(value))
             elif value is None:
                 self.catalogue.drop_template(key)
             else:
@@ -61,7 +70,7 @@ class CatalogueReader:
 
 
 async def publish(settings: Settings, catalogue: Catalogue) -> list[str]:
-    """Publishes the workflows and templates whose files differ from the catalogue; returns their names.
+    """Publishes the workflows, templates and segments whose files differ; returns their names.
 
     Raises rules.RulesBroken, which names file, line and field, before anything is published.
     """
@@ -70,6 +79,9 @@ async def publish(settings: Settings, catalogue: Catalogue) -> list[str]:
     for workflow in rules.load_workflows(settings.workflows_dir):
         if catalogue.workflows.get(workflow.name) != workflow:
             changed.append((topics.WORKFLOWS, workflow.name, workflow.to_json()))
+    for segment in rules.load_segments(settings.segments_dir) if settings.segments_dir.is_dir() else ():
+        if catalogue.segments.get(segment.name) != segment:
+            changed.append((topics.SEGMENTS, segment.name, segment.to_json()))
     for source in rules.load_templates(settings.templates_dir):
         following = rules.next_template(catalogue.templates.get(source.name), source)
         if following is not None:

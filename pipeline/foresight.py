@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
+from agents import broadcast, redrive, topics
 from agents import plan as planning
-from agents import redrive, topics
 from agents import replay as foreseeing
 from agents.catalogue import Catalogue
 from agents.replay import Foreseen, Prospect
@@ -27,7 +27,7 @@ from pipeline.wiring import origin_of
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
 from schemas.message import Message
-from schemas.notification import PLAN, Notification
+from schemas.notification import PLAN, FanOut, Signal
 from tables import claims, effects
 from tables.claims import Claim
 
@@ -261,7 +261,7 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range, oldest: in
             seen.ignored += not found
         elif topic in NOTIFICATIONS:
             one = planning.read(record.value)
-            if not isinstance(one, Notification) or due_in(record) is not None:
+            if isinstance(one, Signal) or due_in(record) is not None:
                 return  # a signal that is heard again does nothing, nor does what waited for its time
             found = [one]
         elif topic.removesuffix(topics.EXPRESS) in topics.MESSAGES.values():
@@ -273,6 +273,9 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range, oldest: in
         else:
             return  # people: an older row never replaces a newer one
         for one in found:
+            if isinstance(one, FanOut):
+                seen.want(claims.key(one.id, broadcast.step(one.n)), one.pattern.workflow)
+                continue
             at = one.event_at if one.step == PLAN else record.timestamp
             seen.want(claims.key(one.id, one.step), one.workflow, old=at < oldest)
     except (Unreadable, RecordUnreadable):

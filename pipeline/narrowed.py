@@ -40,6 +40,7 @@ from schemas.event import Unreadable
 from schemas.ids import hash_in
 from schemas.kinds import Reason
 from schemas.message import Message
+from schemas.notification import FanOut, Notification
 from tables import claims, effects
 
 MOST = 100_000
@@ -313,14 +314,14 @@ def events_of(
     Raises Unreadable.
     """
     here, headers = origin_of(record), record.headers
-    made = foreseeing.notifications(record.value, headers, here, catalogue)
+    made = _of_users(foreseeing.notifications(record.value, headers, here, catalogue))
     wanted = [one for one in made if narrowing.wants(one.id, one.user_id, one.event)]
     if not wanted:
         return []
     ids = {(one.user_id, one.workflow): one.id for one in made}
     if generation:  # the ids that intake gives to those of the copy
         copied = narrow.of_event(headers, here, request, generation)
-        anew = foreseeing.notifications(record.value, copied, here, catalogue)
+        anew = _of_users(foreseeing.notifications(record.value, copied, here, catalogue))
         ids = {(one.user_id, one.workflow): one.id for one in anew}
     part, found = TopicPartition(record.topic, record.partition), []
     for one in wanted:
@@ -328,6 +329,11 @@ def events_of(
         pick = Pick(claims.key(one.id, one.step), id_, part, record.offset, one.workflow)
         found.append((claims.key(id_, one.step), pick))
     return found
+
+
+def _of_users(made: Iterable[Notification | FanOut]) -> list[Notification]:
+    """Those that are of one user each: who else a segment holds is not known here."""
+    return [one for one in made if isinstance(one, Notification)]
 
 
 def message_of(record: Any, narrowing: Narrowing, now: int) -> list[tuple[bytes, Pick]]:

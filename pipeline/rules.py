@@ -1,4 +1,4 @@
-"""Reads workflows and templates from YAML files, and says in which file, line and field one is broken.
+"""Reads workflows, segments and templates from YAML files; says in which file, line and field one is broken.
 
 Everything is text, number, true, false, null, list or mapping: no tags, no anchors, and `on` is a name
 like any other (in YAML 1.1 it would be true).
@@ -17,6 +17,7 @@ from agents.bundle import bundled
 from agents.render import TemplateBroken, compile_parts
 from agents.variables import Expected, SchemaBroken
 from agents.versions import published
+from schemas.segment import Segment
 from schemas.template import MAX_PARTS, Parts, Place, Template, TemplateSource, Variant
 from schemas.workflow import Workflow
 
@@ -51,6 +52,20 @@ def load_workflows(directory: Path) -> list[Workflow]:
             source.only_once(names, workflow.name, (*at, "name"))
             source.only_once(ids, workflow.id, (*at, "id"))
             found.append(workflow)
+    return found
+
+
+def load_segments(directory: Path) -> list[Segment]:
+    """The segments of a directory, by file name; a file holds one or a list. Raises RulesBroken."""
+    found: list[Segment] = []
+    names: dict[str, str] = {}
+    for source in _sources(directory):
+        many = source.value if isinstance(source.value, list) else [source.value]
+        for index, value in enumerate(many):
+            at: Place = (index,) if isinstance(source.value, list) else ()
+            segment = source.model(Segment, value, at)
+            source.only_once(names, segment.name, (*at, "name"))
+            found.append(segment)
     return found
 
 

@@ -7,12 +7,14 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from agents.catalogue import Catalogue
 from pipeline import __version__, state_owner, topics
 from pipeline.app import Roles
+from pipeline.broadcasts import cancel
 from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
@@ -176,6 +178,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 metrics=runner.metrics,
                 hosts=(public.hostname,) if public.hostname else (),
                 secure=public.scheme == "https",
+                cancel=partial(cancel, settings),
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host

@@ -12,6 +12,7 @@ from schemas.event import CloudEvent, Request
 from schemas.kinds import Channel
 from schemas.message import Contents, Message
 from schemas.notification import Notification
+from schemas.segment import Segment
 from schemas.status import Status
 from schemas.template import Template
 from schemas.user import Device, Preferences, User
@@ -25,6 +26,7 @@ VALUES: dict[str, Any] = {
     topics.DEVICES: Device,
     topics.WORKFLOWS: Workflow,
     topics.TEMPLATES: Template,
+    topics.SEGMENTS: Segment,
     topics.DELIVERY_STATUS: Status,
     topics.CONTENTS: Contents,
     topics.CONTROL: Replay,

@@ -188,6 +188,12 @@ class Core(_Section):
     unknown_user_grace: float = Field(
         60, ge=0, le=86_400, description="seconds that a notification waits for a user who is not known yet"
     )
+    broadcast_page: int = Field(
+        200, ge=1, le=1_000, description="users that a broadcast looks at in one step, in one partition"
+    )
+    broadcast_per_second: float = Field(
+        2_000, gt=0, description="users that a broadcast tells, all partitions together"
+    )
 
 
 class Category(_Section):
@@ -226,6 +232,9 @@ class Settings(BaseSettings):
     workflows_dir: Path = Field(Path("workflows"), description="rules that `carillon run` publishes first")
     templates_dir: Path = Field(
         Path("templates"), description="templates that `carillon run` publishes first"
+    )
+    segments_dir: Path = Field(
+        Path("segments"), description="segments that `carillon run` publishes first; it may be missing"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what is logged, on stderr"

@@ -212,9 +212,8 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
         request: Request = _read_request(body)
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
-    if request.segment is not None or request.attachments:
-        name = "segment" if request.segment else "attachments"
-        raise Unreadable(f"{name}: not supported by this version", Reason.NOT_SUPPORTED)
+    if request.attachments:
+        raise Unreadable("attachments: not supported by this version", Reason.NOT_SUPPORTED)
     if request.scheduled_at is not None and (milliseconds(request.scheduled_at) or 0) > at + MAX_AHEAD:
         raise Unreadable(f"scheduled_at: more than {MAX_AHEAD // DAY} days ahead")
     if request.metadata and len(encode(request.metadata)) > MAX_METADATA_BYTES:

@@ -37,6 +37,11 @@ def notification_id(
     )
 
 
+def broadcast_id(source: str, event: str, workflow: str) -> NotificationId:
+    """The id of what an event tells a whole segment through a workflow: as that of a notification."""
+    return notification_id(f"{source}|{event}", source, event, f"{workflow}|broadcast")  # no name has a bar
+
+
 def hash_in(notification: str) -> int:
     """The user hash that a notification id carries: any process can tell the partition from the id alone.
 

@@ -99,6 +99,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     TOO_OLD = "too_old"
     UNKNOWN_TEMPLATE = "unknown_template"
+    UNKNOWN_SEGMENT = "unknown_segment"
     TEMPLATE_FAILED = "template_failed"
     INVALID_VARIABLES = "invalid_variables"
     NO_TEMPLATE_FOR_CHANNEL = "no_template_for_channel"

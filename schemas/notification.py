@@ -9,6 +9,7 @@ PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
 RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 """Steps; those that end in a colon have a number behind it."""
 CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
+CANCEL_BROADCAST = "cancel_broadcast"
 """The kinds of signals."""
 
 
@@ -100,7 +101,8 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     """What core is told of a notification by others: that it is cancelled, was seen, or failed at a target.
 
     `kind`: cancel, seen, failed, or suppress, which is of an address of the user's rather than of the
-    notification. `step` is that of the message that failed.
+    notification; or cancel_broadcast, which goes to every partition and whose `id` is the broadcast's.
+    `step` is that of the message that failed.
     """
 
     kind: str
@@ -111,3 +113,20 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     step: str | None = None
     reason: str | None = None
     event: EventRef | None = None
+
+
+class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):
+    """The n-th step of telling a segment in one partition: each member there behind `after` gets the pattern.
+
+    `pattern` is a notification without id and user, of a workflow whose immutable id is `workflow_id`.
+    `rule` is the segment's as it was when the event came in, None where there was none; `after` is the user
+    id at which the last step ended.
+    """
+
+    id: str
+    n: int
+    segment: str
+    rule: str | None = None
+    after: bytes | None = None
+    workflow_id: str
+    pattern: Notification

@@ -17,7 +17,7 @@ import msgspec
 
 from schemas.ids import masked, packed
 from schemas.status import rfc3339
-from tables import caps, claims, digests, effects, history, people, suppressed, waits, watches
+from tables import broadcasts, caps, claims, digests, effects, history, people, suppressed, waits, watches
 
 BAR: Final = "|"
 _DAY: Final = 86_400_000
@@ -190,6 +190,11 @@ def _wait(raw: bytes) -> dict[str, Any]:
     }
 
 
+def _cursor(raw: bytes) -> dict[str, Any]:
+    n, progress, page = msgspec.json.decode(raw, type=tuple[int, msgspec.Raw, list[str]])
+    return {"n": n, "progress": _timed(bytes(progress)), "page": page}
+
+
 def _watch(raw: bytes) -> dict[str, Any]:
     watch = msgspec.msgpack.decode(raw, type=watches.Watch)
     return {"targets": watch.targets, "at": rfc3339(watch.at), "record": said(_timed, watch.following)}
@@ -344,6 +349,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         _PERSON, _awaited,
     ),
     Layout(
+        "broadcast-cursors", broadcasts.CURSORS, Keeper.CORE,
+        "Where each broadcast is in one partition, and whom it told last", (Part("broadcast", ID),), _cursor,
+    ),
+    Layout(
         "attempts", effects.ATTEMPTS, Keeper.CHANNEL, "Calls to the outside, written before they were made",
         (*_EFFECT, Part("n", TEXT)), _named(*effects.Attempt._fields[1:]),
     ),
@@ -393,6 +402,14 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         "latencies", history.LATENCIES, Keeper.STATUS,
         "How many first sends took at most so many ms (-1: more), in one partition",
         (Part("channel", TEXT, b"|"), Part("ms", TEXT)), _number,
+    ),
+    Layout(
+        "broadcasts", broadcasts.PROGRESS, Keeper.STATUS, "How far each broadcast is in each partition",
+        (Part("broadcast", ID), Part("partition", TEXT)), _timed,
+    ),
+    Layout(
+        "broadcasts-by-time", broadcasts.BY_TIME, Keeper.STATUS, "The broadcasts, newest first",
+        (Part("event at", NEWEST_FIRST), Part("broadcast", ID)), _nothing,
     ),
     Layout(
         "engine", b"\0", Keeper.EVERY, "The engine's own: epoch, unit numbers and marks",

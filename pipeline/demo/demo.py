@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import topics
 from pipeline import __version__, sinks
+from pipeline.broadcasts import cancel
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo import oracle
 from pipeline.demo.workload import Shop, Workload
@@ -117,7 +119,7 @@ class Demo:
         app = server.create(
             desk, Tables(runner.held), tasks, Repairs.of(settings),
             operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
-            readiness=runner.readiness, metrics=runner.metrics,
+            readiness=runner.readiness, metrics=runner.metrics, cancel=partial(cancel, settings),
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)
@@ -219,6 +221,7 @@ def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Setti
         state_dir=state,
         workflows_dir=samples / "workflows",
         templates_dir=samples / "templates",
+        segments_dir=samples / "segments",
         kafka={"bootstrap_servers": bootstrap, "topic_prefix": prefix},
         core={"unknown_user_grace": GRACE_SECONDS},
         channels={

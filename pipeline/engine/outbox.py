@@ -25,7 +25,10 @@ Target = tuple[str, int, int]
 
 
 class Outgoing(Protocol):
-    """What is to be sent: `hashed` is the murmur2 of the key, if it is known."""
+    """What is to be sent: `hashed` is the murmur2 of the key, if it is known.
+
+    What goes `everywhere` has none, and is sent to each partition.
+    """
 
     @property
     def topic(self) -> str: ...
@@ -37,6 +40,8 @@ class Outgoing(Protocol):
     def hashed(self) -> int | None: ...
     @property
     def headers(self) -> Headers | None: ...
+    @property
+    def everywhere(self) -> bool: ...
 
 
 class RecordTooLarge(ValueError):
@@ -110,11 +115,15 @@ class Outbox:
         for send in sends:
             topic, partitions, room = targets[send.topic]
             key, value, hashed = send.key, send.value, send.hashed
-            if hashed is None:
-                hashed = key_hash(key)
             size = len(key) + (len(value) if value else 0)
             if size > room:
                 raise RecordTooLarge(f"{size} bytes for {topic}, which takes {room}")
+            if hashed is None:
+                if send.everywhere:
+                    for number in range(partitions):
+                        batches[topic, number].append((key, value, send.headers or NO_HEADERS))
+                    continue
+                hashed = key_hash(key)
             place = topic, (hashed & _POSITIVE) % partitions
             batches[place].append((key, value, send.headers or NO_HEADERS))
 

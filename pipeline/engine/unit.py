@@ -1,8 +1,11 @@
 """One unit of work: a slice of one fetched partition, its writes and what it sends."""
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from pipeline.engine.outbox import Outbox
@@ -87,6 +90,18 @@ class Unit:
                 else:
                     rows[key] = value
         yield from sorted(rows.items())
+
+    def page(self, prefix: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
+        """At most `limit` of the rows that `scan` gives, those whose keys are above `after`.
+
+        They are read one by one as they are asked for; in the meantime nothing may be written.
+        """
+        written = sorted(key for key in self.writes if key.startswith(prefix) and key > after)
+        own = ((key, self.writes[key]) for key in written)
+        stored = scan(self.db, prefix, after=max(after, prefix))
+        others = ((key, value) for key, value in stored if key not in self.writes)
+        rows = heapq.merge(own, others, key=itemgetter(0))
+        return islice(((key, value) for key, value in rows if value is not None), limit)
 
     def run(self, decide: Decide, reject: Reject) -> None:
         """Lets the stage decide every record.

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from pipeline.metrics import CONTENT_TYPE, Metrics
 from pipeline.web import (
     api,
+    broadcasts,
     console,
     operate_api,
     operate_console,
@@ -57,11 +58,12 @@ def create(
     hosts: Collection[str] = (),
     secure: bool = False,
     clock: Callable[[], float] = time.time,
+    cancel: broadcasts.Cancel | None = None,
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
-    reach it over https.
+    reach it over https; `cancel` has every partition told that a broadcast is cancelled.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     sessions = Sessions(token, clock, secure=secure)
@@ -79,6 +81,8 @@ def create(
     app.include_router(console.router(desk, pages, sessions, readiness, tables, tasks, operations))
     app.include_router(repair_console.router(repairs, pages, sessions))
     app.include_router(operate_console.router(pages, operations))
+    app.include_router(broadcasts.api_router(desk, cancel))
+    app.include_router(broadcasts.console_router(desk, pages, sessions, cancel))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)

@@ -13,7 +13,8 @@ from pipeline.engine.store import scan
 from pipeline.providers import outbox
 from pipeline.providers.outbox import Stored
 from schemas.ids import hash_in, packed, partition_of, user_hash
-from tables import history
+from tables import broadcasts, history
+from tables.broadcasts import Broadcast
 from tables.history import History
 from tables.rows import Rows
 
@@ -109,6 +110,12 @@ class Desk(Protocol):
     def of_event(self, source: str, event: str, most: int) -> list[History]:
         """What came of an upstream event, as far as the open partitions know. Raises NotHeld of none."""
 
+    def broadcast(self, broadcast: str) -> Broadcast | None:
+        """How far a broadcast is. Raises ValueError for what is no id, NotHeld."""
+
+    def broadcasts(self, most: int) -> list[Broadcast]:
+        """The newest broadcasts, as far as the open partitions know."""
+
     def messages(self, limit: int, before: int | None, search: str | None) -> list[Stored]:
         """The newest messages of the development outbox."""
 
@@ -169,6 +176,17 @@ class RowsDesk:
         for _, part in sorted(rows.items()):
             found += islice(history.of_event(part, source, event), most - len(found))
         return found
+
+    def broadcast(self, broadcast: str) -> Broadcast | None:
+        """How far a broadcast is. Raises ValueError for what is no id, NotHeld."""
+        if not NOTIFICATION_ID.fullmatch(broadcast):
+            raise ValueError(f"{broadcast!r} is no broadcast id")
+        return broadcasts.find(self._of(hash_in(broadcast)), broadcast)
+
+    def broadcasts(self, most: int) -> list[Broadcast]:
+        """The newest broadcasts, as far as the open partitions know."""
+        found = [one for part in self.held().rows.values() for one in broadcasts.newest(part, most)]
+        return sorted(found, key=lambda one: (-one.event_at, one.id))[:most]
 
     def figures(self) -> Figures:
         """Counts, latencies and the last hour's minutes, at most half a second old."""

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from agents.catalogue import Catalogue
+from pipeline.broadcasts import NotCancelled
 from pipeline.explaining import Found
 from pipeline.metrics import Metrics
 from pipeline.providers.outbox import Outbox
@@ -17,13 +18,14 @@ from pipeline.web.rows import Tables
 from pipeline.web.story import Asked
 from pipeline.web.tasks import Ends, Tasks, Topic
 from pipeline.web.views import Held, RowsDesk
-from schemas.ids import hash_in, masked, notification_id, partition_of, target_id
+from schemas.broadcast import Progress, Stage
+from schemas.ids import broadcast_id, hash_in, masked, notification_id, partition_of, target_id
 from schemas.kinds import Channel, Priority, State
 from schemas.message import ChannelContent, Contents, Message
 from schemas.notification import EventRef
 from schemas.status import Status, Verdict, rfc3339
 from schemas.template import Template
-from tables import history
+from tables import broadcasts, history
 from tables.history import History
 from tests.browser.repairs import Groups, Shelf, repairs
 
@@ -107,6 +109,8 @@ class Office:
 
     others: dict[str, dict[int, DictRows]] = field(default_factory=dict)
     """The rows of other roles, by partition."""
+    cancelled: list[str] = field(default_factory=list)
+    broker_is_away: bool = False
     apps: dict[str, Any] = field(default_factory=dict)
     ends: dict[Topic, int] = field(default_factory=dict)
     outside: Outside = field(default_factory=Outside)
@@ -120,8 +124,25 @@ class Office:
         self.app: FastAPI = server.create(
             self.desk, self.tables, self.tasks, repairs(self.shelf, self.groups, self.clock),
             operations=self.outside, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready,
-            metrics=self.metrics, hosts=self.hosts, secure=self.secure, clock=self.clock,
+            metrics=self.metrics, hosts=self.hosts, secure=self.secure, clock=self.clock, cancel=self.cancel,
         )  # fmt: skip
+
+    async def cancel(self, broadcast: str) -> None:
+        if self.broker_is_away:
+            raise NotCancelled("the broker did not take it")
+        self.cancelled.append(broadcast)
+
+    def broadcast(self, event: str = "news", **fields: Any) -> str:
+        """Folds in what one partition says of a broadcast; returns the broadcast's id."""
+        found = broadcast_id(SOURCE, event, "orders")
+        given: dict[str, Any] = {
+            "broadcast": found, "partition": 0, "partitions": 2, "turn": 0, "stage": Stage.RUNNING,
+            "told": 1_200, "looked_at": 3_000, "undecided": 0, "segment": "pro",
+            "workflow": "orders", "event_at": NOON, "at": NOON + 40,
+            "event": EventRef(source=SOURCE, id=event, type="order.placed"),
+        }  # fmt: skip
+        broadcasts.tell(self._of(found), Progress(**given | fields))
+        return found
 
     def clock(self) -> float:
         return self.now

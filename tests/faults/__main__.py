@@ -10,6 +10,7 @@ import click
 import orjson
 
 from pipeline.broker import EmbeddedKafka
+from tests.faults import broadcast
 from tests.faults.crowd import Crowd
 from tests.faults.loop import Loop
 from tests.faults.mutants import MUTANTS, caught
@@ -45,14 +46,20 @@ async def _one(
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4))
 @click.option("--mutants/--no-mutants", default=True, show_default=True)
 @click.option("--mutant", "only", type=click.Choice(sorted(MUTANTS)), help="Just this mutant.")
+@click.option("--only", "part", type=click.Choice(["broadcast"]), help="Just this part.")
+@click.option("--users", default=200_000, show_default=True, type=click.IntRange(1_000, 10_000_000))
 @click.option("--json", "as_json", is_flag=True)
 def main(
-    kills: int, seed: int, events: int, workers: int, mutants: bool, only: str | None, as_json: bool
-) -> None:
+    kills: int, seed: int, events: int, workers: int, mutants: bool, only: str | None, part: str | None,
+    users: int, as_json: bool,
+) -> None:  # fmt: skip
     """Kills workers while events flow; fails where anything was lost, sent twice, or said in two ways.
 
     With several workers they are killed, joined, stopped, frozen and thawed, one thing after the other.
+    Of `--only broadcast`, core is killed while it tells a segment of so many users.
     """
+    if part is not None:
+        sys.exit(broadcast.main(users, as_json=as_json))
     figures: dict[str, Any] = {"seed": seed}
     wrong: list[str] = []
     if only is None:

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
 
-from agents import deliver, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, deliver, intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.letters import Letter
 from agents.plan import Policy, Work
@@ -14,7 +15,7 @@ from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
 from schemas.message import Message
-from schemas.notification import Signal
+from schemas.notification import FanOut, Signal
 from schemas.outcome import Outcome
 from tables import waits
 from tables.claims import Origin
@@ -34,6 +35,9 @@ class MemoryRows(dict[bytes, bytes]):
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield from sorted((key, value) for key, value in self.items() if key.startswith(prefix))
+
+    def page(self, prefix: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
+        return islice(((key, value) for key, value in self.scan(prefix) if key > after), limit)
 
 
 class NotingProvider:
@@ -155,7 +159,10 @@ class Pipeline:
         if isinstance(found, Signal):
             return signals.hear(found, origin, work)
         due = dict(send.headers or []).get("due")
-        return plan.plan(found, origin, work, None if due is None else int(due))
+        moment = None if due is None else int(due)
+        if isinstance(found, FanOut):
+            return broadcast.fan_out(found, origin, work, moment)
+        return plan.plan(found, origin, work, moment)
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
         parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider

@@ -6,12 +6,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import plan, signals
+from agents import broadcast, plan, signals
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
 from agents.sending import Send
 from schemas.ids import notification_id
-from schemas.notification import Notification, Signal
+from schemas.notification import FanOut, Signal
 from schemas.status import rfc3339
 from tables import waits
 from tables.claims import Origin
@@ -51,11 +51,13 @@ class Shaky(Pipeline):
         work = Work(self.core, self.unit, mark, self.catalogue, policy=self.policy)
         if isinstance(found, Signal):
             return signals.hear(found, origin, work)
-        assert isinstance(found, Notification)
         due = dict(send.headers or []).get("due")
         if due is not None and mark:
             assert int(due) <= origin.at, "it came early"
-        return plan.plan(found, origin, work, None if due is None else int(due))
+        moment = None if due is None else int(due)
+        if isinstance(found, FanOut):
+            return broadcast.fan_out(found, origin, work, moment)
+        return plan.plan(found, origin, work, moment)
 
 
 fates = st.lists(st.sampled_from(["", "lost", "twice"]), max_size=60)

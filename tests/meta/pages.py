@@ -208,9 +208,9 @@ WHAT: Mapping[str, tuple[str, str]] = {
     names.DEVICES: ("user id, NUL, token", "device tokens for push; a null value erases"),
     names.TEMPLATES: ("name", "templates, each whole with its version; every process reads them all"),
     names.WORKFLOWS: ("name", "rules: event type → who, what, where; every process reads them all"),
-    names.SEGMENTS: ("name", "groups of users; reserved, nothing reads it yet"),
+    names.SEGMENTS: ("name", "groups of users, each with its rule; every process reads them all"),
     names.DELIVERY_STATUS: (USER, "every change of state with its reason: the public stream of outcomes"),
-    names.CONTENTS: (USER, "internal: the rendered content of each message, for status alone"),
+    names.CONTENTS: (USER, "internal, for status alone: each message's content, how far broadcasts are"),
     names.CONTROL: (
         "group",
         "internal: where the members of a group are to begin anew; every process follows it",

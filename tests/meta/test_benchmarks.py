@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: all sides do the same job, and the figures are those of CONTRACT."""
 
 from collections.abc import Iterator
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,9 @@ class Rows(dict[bytes, bytes]):
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield from sorted((key, value) for key, value in self.items() if key.startswith(prefix))
+
+    def page(self, prefix: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
+        return islice(((key, value) for key, value in self.scan(prefix) if key > after), limit)
 
 
 class QuixState:

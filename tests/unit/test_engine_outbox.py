@@ -9,6 +9,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.sending import Send
 from pipeline.engine.outbox import BATCH_BYTES, RECORD_BYTES, Batch, Outbox, RecordTooLarge, send
 
 
@@ -45,6 +46,16 @@ def test_a_record_that_no_topic_takes_is_refused_with_its_key_counted() -> None:
     outbox.add("out", b"k", bytes(RECORD_BYTES), room=2 * RECORD_BYTES)
     with pytest.raises(KeyError):
         outbox.add("undeclared", b"k", b"v")
+
+
+def test_what_goes_everywhere_goes_to_each_partition_once() -> None:
+    outbox = Outbox({"p-out": 3})
+    targets = {"out": ("p-out", 3, RECORD_BYTES)}
+    outbox.extend([Send("out", b"k", b"all", everywhere=True), Send("out", b"k", b"one")], targets)
+    sent = {batch.partition: [value for _, value, _ in batch.records] for batch in outbox.take()}
+    assert set(sent) == {0, 1, 2}
+    assert sorted(map(len, sent.values())) == [1, 1, 2]
+    assert all(values[0] == b"all" for values in sent.values())
 
 
 class FakeProducer:

@@ -43,6 +43,43 @@ def test_a_unit_sees_the_store_as_its_writes_will_leave_it(
     assert dict(unit.db) == before
 
 
+@given(
+    rows,
+    st.lists(st.tuples(keys, st.none() | st.binary(max_size=2)), max_size=10),
+    st.sampled_from([b"a|", b"ab|", b"b|", b"c|"]),
+    st.sampled_from([b"", b"|", b"|1", b"|2", b"|11"]),
+    st.integers(0, 4),
+)
+def test_a_page_is_a_piece_of_the_scan(
+    before: dict[bytes, bytes],
+    writes: list[tuple[bytes, bytes | None]],
+    prefix: bytes,
+    behind: bytes,
+    limit: int,
+) -> None:
+    unit = unit_over([], before)
+    for key, value in writes:
+        unit.writes[key] = value
+    after = prefix[:-1] + behind
+    rest = [row for row in unit.scan(prefix) if row[0] > after]
+    assert list(unit.page(prefix, after, limit)) == rest[:limit]
+
+
+def test_a_page_reads_no_more_of_the_store_than_it_gives() -> None:
+    asked: list[bytes] = []
+
+    class Noting(FakeDb):
+        def items(self, from_key: bytes = b"") -> Any:
+            for row in super().items(from_key):
+                asked.append(row[0])
+                yield row
+
+    unit = unit_over([])
+    unit.db = Noting({b"u|%04d" % n: b"" for n in range(1_000)})
+    assert [key for key, _ in unit.page(b"u|", b"u|0499", 3)] == [b"u|0500", b"u|0501", b"u|0502"]
+    assert len(asked) <= 5
+
+
 def decide(record: bytes, unit: Unit) -> None:
     unit.put(b"count", b"%d" % (int(unit.get(b"count") or 0) + 1))
     unit.put(b"row|" + record, b"")

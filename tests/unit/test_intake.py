@@ -13,9 +13,10 @@ from agents.catalogue import Catalogue
 from agents.intake import take_in
 from agents.sending import Send
 from schemas.event import MAX_RECIPIENTS, Contact, Unreadable, read_event
-from schemas.ids import hash_in, notification_id, user_hash
+from schemas.ids import broadcast_id, hash_in, notification_id, user_hash
 from schemas.kinds import Reason
-from schemas.notification import Notification
+from schemas.notification import FanOut, Notification
+from schemas.segment import Segment
 from schemas.status import Status
 from tables.claims import Origin
 from tests.journeys.memory import NOON
@@ -107,6 +108,29 @@ def test_somebody_who_is_named_twice_is_told_once() -> None:
         assert Notification.from_json(send.value).contact is not None
     event = cloud_event(data={"a": "u", "b": ["u", "v", "u"]})
     assert users(event, a_workflow(recipients=["a", "b[]"])) == ["u", "v"]
+
+
+def test_a_segment_makes_one_fan_out_for_every_partition_with_the_rule_of_now() -> None:
+    rule = a_workflow(recipients=["customer.id"], segment="pro")
+    catalogue = Catalogue([rule])
+    catalogue.set_segment(Segment(name="pro", rule="true"))
+    one, whole = take_in(cloud_event(), [], ORIGIN, catalogue)
+    assert Notification.from_json(one.value).user_id == "u-1"
+    assert (whole.topic, whole.everywhere, whole.hashed) == ("notifications", True, None)
+    found = FanOut.from_json(whole.value)
+    assert (found.n, found.segment, found.rule, found.after) == (0, "pro", "true", None)
+    assert (found.pattern.user_id, found.pattern.broadcast) == ("", found.id)
+    assert found.id == broadcast_id(SOURCE, "e-1", rule.id)
+    assert found.id != Notification.from_json(one.value).id
+
+
+def test_a_request_for_a_segment_tells_nobody_else_and_one_for_a_user_no_segment() -> None:
+    rule = a_workflow(users=["u-9"], segment="pro")
+    (whole,) = taken(request(user_id=None, segment="vip", priority="high"), rule)
+    found = FanOut.from_json(whole.value)
+    assert (whole.topic, found.segment, found.rule) == ("notifications-express", "vip", None)
+    (one,) = taken(request(), rule)
+    assert Notification.from_json(one.value).user_id == "u-1"
 
 
 def test_two_rules_make_two_notifications_with_ids_of_their_own() -> None:

@@ -10,7 +10,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import plan
+from agents import intake, plan
 from agents.catalogue import Catalogue
 from agents.replay import NEW, NOTHING, Prospect, foresee, foresee_call
 from pipeline import replay
@@ -24,10 +24,11 @@ from pipeline.settings import Settings
 from pipeline.settings import given as settings_given
 from pipeline.topics import group
 from schemas.control import Place, Replay
+from schemas.notification import FanOut, Signal
 from tables import claims, effects
 from tables.effects import Attempt, Result
 from tests.journeys.memory import NOON, MemoryRows
-from tests.journeys.samples import a_notification, a_template, an_origin
+from tests.journeys.samples import a_notification, a_template, a_workflow, an_origin, cloud_event
 
 BOX = {"providers": {"box": {"kind": "outbox"}}}
 
@@ -267,6 +268,23 @@ def test_an_effect_that_was_forgotten_is_foreseen_as_if_it_had_never_been() -> N
 
 
 # -- what is told
+
+
+def test_a_fan_out_is_foreseen_by_the_claim_of_its_step() -> None:
+    catalogue = Catalogue([a_workflow(recipients=[], segment="pro")])
+    seen = Range()
+    (send,) = intake.take_in(cloud_event(), [], an_origin(topic="events"), catalogue)
+    found = FanOut.from_json(send.value)
+    for topic, value in (("p.events", cloud_event()), ("p.notifications", send.value)):
+        note(a_record(topic, value), "p.", catalogue, seen)
+    signal = Signal(kind="seen", id=found.id, user_id="u-1")
+    note(a_record("p.notifications-express", signal.to_json()), "p.", catalogue, seen)
+    assert seen.wanted == {claims.key(found.id, "fan-out:0"): "order-confirmed"}
+    assert not seen.unreadable
+
+
+def a_record(topic: str, value: bytes | None) -> Any:
+    return SimpleNamespace(topic=topic, partition=0, offset=3, timestamp=NOON, value=value, headers=[])
 
 
 def a_plan(role: str) -> Plan:

@@ -11,6 +11,7 @@ from agents import versions
 from pipeline.rules import (
     MAX_FILE_BYTES,
     RulesBroken,
+    load_segments,
     load_templates,
     load_workflows,
     next_template,
@@ -43,6 +44,25 @@ def broken(directory: Path, text: str | bytes, *, templates: bool = False) -> st
     with pytest.raises(RulesBroken) as found:
         (load_templates if templates else load_workflows)(directory)
     return str(found.value).replace(f"{file}", "a.yaml")
+
+
+# -- segments
+
+
+def test_segments_are_read_and_a_broken_rule_is_named_by_file_line_and_field(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text('- name: pro\n  rule: user.attributes.plan == "pro"\n- name: all\n  rule: "true"\n')
+    assert [segment.name for segment in load_segments(tmp_path)] == ["pro", "all"]
+    for text, told in (
+        ("name: pro\n\nrule: user.plan ==\n", "a.yaml:3: rule: line 1, column 13: Syntax error"),
+        ("name: pro\nrules: x\n", "a.yaml:2: rules: no such field; did you mean rule?"),
+        ("- name: pro\n  rule: 'true'\n- name: pro\n  rule: 'true'\n", "a.yaml:3: name: 'pro' is taken"),
+        ("name: Pro\nrule: 'true'\n", "a.yaml:1: name: "),
+    ):
+        file.write_text(text)
+        with pytest.raises(RulesBroken) as found:
+            load_segments(tmp_path)
+        assert str(found.value).replace(f"{file}", "a.yaml").startswith(told)
 
 
 # -- workflows

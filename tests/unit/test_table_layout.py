@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,13 @@ EFFECT = effects.effect(ID, "plan", "0a1b")
         ("counts", b"g||ignored", "|ignored"),
         ("minutes", b"m|%010d|email|sent" % (NOON // 60_000), "2026-09-21T14:13:00.000Z|email|sent"),
         ("latencies", b"l|email|-1", "email|-1"),
+        ("broadcast-cursors", b"q|" + bytes.fromhex(ID.replace("-", "")), ID),
+        ("broadcasts", b"s|" + bytes.fromhex(ID.replace("-", "")) + b"11", f"{ID}|11"),
+        (
+            "broadcasts-by-time",
+            b"t|" + (2**63 - NOON).to_bytes(8) + bytes.fromhex(ID.replace("-", "")),
+            f"2026-09-21T14:13:20.000Z|{ID}",
+        ),
         ("engine", b"\0mark|events", "mark%7Cevents"),
     ],
 )
@@ -110,6 +118,16 @@ def test_what_opens_doors_is_not_shown() -> None:
     }
     device = b'\0\0\0\0\0\0\0\1{"token":"t","keys":{"auth":"SECRET"}}'
     assert BY_NAME["devices"].value(device)["value"] == {"token": "t", "keys": {"auth": "•••"}}
+
+
+def test_where_a_broadcast_is_is_said_with_its_times() -> None:
+    progress = {"v": 2, "broadcast": ID, "turn": 3, "stage": "running", "at": NOON, "event_at": NOON}
+    row = msgspec.json.encode([4, progress, ["ada"]])
+    assert BY_NAME["broadcast-cursors"].value(row) == {
+        "n": 4,
+        "progress": {**progress, "at": "2026-09-21T14:13:20.000Z", "event_at": "2026-09-21T14:13:20.000Z"},
+        "page": ["ada"],
+    }
 
 
 def test_what_was_erased_has_a_time_and_no_value() -> None:
