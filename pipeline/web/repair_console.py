@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from agents import letters as of_letters
 from agents import topics
 from agents.letters import DEAD, Letter
-from agents.narrow import NEVER_CLAIMED, Narrowing
+from agents.narrow import Narrowing
 from pipeline import replays
 from pipeline.dead_letters import DeadLetterError
 from pipeline.narrowed import MOST_GENERATION, Narrowed
@@ -26,7 +26,6 @@ from pipeline.web.repairs import Repairs
 from pipeline.web.replays import Blame, blamed, packed, unpacked
 from pipeline.web.session import Sessions
 from schemas.event import milliseconds
-from schemas.kinds import Reason
 
 SHOWN_CHARS = 20_000
 SHOWN_FAILED = 20
@@ -43,7 +42,6 @@ TYPED = tuple(LABELS)
 FILLED = frozenset(TYPED) - {"resend", "generation"}
 """What an address may fill in."""
 NARROWED = ("event", "ids", "users", "reasons")
-REASONS = tuple(sorted(set(Reason) - NEVER_CLAIMED))
 _DONE, _ASK, _ASKED = "redriven", "replay resolved", "replay asked"
 
 
@@ -234,8 +232,7 @@ def _add_replay(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Ses
         found = known["resolved"]
         moved = [span for span in found.plan.spans if span.to != span.now] if found else []
         return pages.page(
-            request, "replay", status, typed=typed, labels=LABELS, groups=tuple(READS), reasons=REASONS,
-            moved=moved, **known,
+            request, "replay", status, typed=typed, labels=LABELS, groups=tuple(READS), moved=moved, **known,
         )  # fmt: skip
 
     @routes.get("/replay")

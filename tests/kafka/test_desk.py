@@ -1,6 +1,8 @@
 """Dead letters and replays over HTTP, on a real Kafka: seen, put back, foreseen, asked for."""
 
+import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +23,13 @@ from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
 from tests.kafka.engine_app import becomes, eventually
-from tests.kafka.replay_scene import MENDED, World, has_obeyed
+from tests.kafka.replay_scene import MENDED, World, at_the_end, has_obeyed
 from tests.unit.test_web_api import is_problem
 from tests.unit.test_web_repair_pages import hidden, text
 
 pytestmark = pytest.mark.kafka
 TOKEN = "a token of this test"
+NINTH = {"source": "test", "event_id": "t.shipped-9"}
 POISON = b"\x1b[2J <script>alert(1)</script> not JSON"
 
 
@@ -162,6 +165,68 @@ async def test_a_mended_template_is_replayed_over_http(kafka: str, tmp_path: Pat
         is_problem(
             await desk.post("/api/v1/replay", json={"topic": "users", "partition": 1, "to": "999"}), 422, "to"
         )
+
+
+async def test_what_is_chosen_is_replayed_and_sent_anew_over_http(kafka: str, tmp_path: Path) -> None:
+    world = World(kafka, tmp_path)
+    async with world.running() as runner, served(world, runner) as desk:
+        await world.people(limit=1_000)
+        await world.settled()
+        await world.events("t.shipped", 0, 12)
+        await world.settled()
+        await world.mend(runner)
+        assert await at_the_end(world, "core")
+        assert world.sent() == []
+
+        async def after(*texts: str) -> None:
+            """Returns when all is settled; these have gone out since, and nothing else."""
+            before.extend(texts)
+            await world.settled()
+            assert await at_the_end(world, "core")
+            assert world.sent() == sorted(before)
+
+        # given to core again: of two users what failed, and the group stays where it is
+        before: list[str] = []
+        two = {"group": "core", "users": ["u2", "u3"], "reasons": ["template_failed"]}
+        foreseen = await json_of(await desk.post("/api/v1/replay", json=two))
+        assert (foreseen["dry_run"], foreseen["chosen"], foreseen["afresh"]) == (True, 4, 4)
+        assert (foreseen["again"], foreseen["copies"], foreseen["request_id"]) == (4, 4, None)
+        await after()
+        done = await json_of(await desk.post("/api/v1/replay", json={**two, "dry_run": False}), 202)
+        assert (done["again"], done["copies"]) == (4, 4) and done["request_id"]
+        await after("Shipped 2", "Shipped 3", "Shipped 8", "Shipped 9")
+        assert runner.apps["core"].rewinds.heard == 0
+
+        # sent anew, once by its generation
+        events = [{"source": "test", "id": f"t.shipped-{n}"} for n in (2, 3)]
+        anew = {"group": "core", "event": events, "resend": True}
+        foreseen = await json_of(await desk.post("/api/v1/replay", json=anew))
+        assert (foreseen["chosen"], foreseen["anew"]) == (2, 2) and foreseen["generation"]
+        same = {**anew, "generation": foreseen["generation"], "dry_run": False}
+        done = await json_of(await desk.post("/api/v1/replay", json=same), 202)
+        assert (done["generation"], done["anew"]) == (foreseen["generation"], 2)
+        await json_of(await desk.post("/api/v1/replay", json=same), 202)  # at once, as after being cut off
+        await after("Shipped 2", "Shipped 3")
+        assert (await json_of(await desk.post("/api/v1/replay", json=same), 202))["copies"] == 0
+
+        # with the form, from the page of a notification, and its button pressed twice
+        (told,) = (await json_of(await desk.get("/api/v1/notifications", params=NINTH)))["notifications"]
+        page = (await desk.get(f"/console/notifications/{told['notification_id']}")).text
+        (to,) = re.findall(r'href="([^"]+)">Replay this notification<', page)
+        first = (await desk.get(to)).text
+        assert told["notification_id"] in first
+        typed = {**hidden(first, "/console/replay"), "group": "core", "ids": told["notification_id"]}
+        page = (await desk.post("/console/replay", data={**typed, "resend": "yes"})).text
+        assert "would be decided anew" in text(page)
+        asked = hidden(page, "/console/replay/ask")
+        for one in await asyncio.gather(*(desk.post("/console/replay/ask", data=asked) for _ in range(2))):
+            assert one.status_code == 303
+        await after("Shipped 9")
+
+        body = {"group": "core", "to": "earliest", "reasons": ["template_failed"], "dry_run": False}
+        assert (await json_of(await desk.post("/api/v1/replay", json=body), 202))["again"] == 8
+        await after(*(f"Shipped {n}" for n in (0, 1, 4, 5, 6, 7, 10, 11)))
+        is_problem(await desk.post("/api/v1/replay", json={"group": "core", "ids": ["x"]}), 422, "ids.0")
 
 
 async def test_topics_that_do_not_exist_hold_no_letter(kafka: str, tmp_path: Path) -> None:
