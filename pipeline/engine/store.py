@@ -167,9 +167,18 @@ def read_number(db: Any, key: bytes) -> int:
     return int(db.get(key) or 0)
 
 
-def scan(db: Any, prefix: bytes, *, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """The rows whose keys begin with `prefix`, in key order; `after` is a key to go on behind."""
-    items = db.items(from_key=after or prefix)
+_once = rocksdict.ReadOptions()
+_once.fill_cache(False)
+
+
+def scan(
+    db: Any, prefix: bytes, *, after: bytes | None = None, once: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """The rows whose keys begin with `prefix`, in key order; `after` is a key to go on behind.
+
+    What is read `once`, whole tables that is, drives nothing else out of the cache.
+    """
+    items = db.items(from_key=after or prefix, **({"read_opt": _once} if once else {}))
     for key, value in items:
         if not key.startswith(prefix):
             return

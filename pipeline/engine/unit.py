@@ -89,7 +89,7 @@ class Unit:
         """
         written = sorted(key for key in self.writes if key.startswith(prefix) and key > after)
         own = ((key, self.writes[key]) for key in written)
-        stored = scan(self.db, prefix, after=max(after, prefix))
+        stored = scan(self.db, prefix, after=max(after, prefix), once=True)
         others = ((key, value) for key, value in stored if key not in self.writes)
         rows = heapq.merge(own, others, key=itemgetter(0))
         return islice(((key, value) for key, value in rows if value is not None), limit)

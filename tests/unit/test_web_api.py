@@ -179,6 +179,7 @@ async def test_the_interface_describes_itself(office: Office) -> None:
         told = (await client.get("/openapi.json")).json()
     assert set(told["paths"]) == {
         "/api/v1/notifications/{notification_id}", "/api/v1/notifications", "/api/v1/overview",
+        "/api/v1/broadcasts/{broadcast_id}",
         "/api/v1/lag", "/api/v1/tables", "/api/v1/tables/{table}", "/api/v1/tables/{table}/{key}",
         "/healthz", "/readyz", "/metrics",
     }  # fmt: skip

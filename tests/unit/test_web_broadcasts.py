@@ -24,7 +24,7 @@ async def ask(office: Office, path: str, method: str = "GET", **more: Any) -> ht
 
 
 async def test_a_broadcast_is_the_sum_of_what_its_partitions_say(office: Office) -> None:
-    found = office.broadcast(partition=0, undecided=2)
+    found = office.broadcast(partition=0, undecided=2).broadcast
     told = (await ask(office, f"/api/v1/broadcasts/{found}")).json()
     assert (told["stage"], told["told"], told["partitions"], len(told["parts"])) == ("running", 1_200, 2, 1)
     office.broadcast(partition=1, stage=Stage.DONE, told=5, looked_at=7)
@@ -55,12 +55,12 @@ async def test_a_broadcast_is_the_sum_of_what_its_partitions_say(office: Office)
 )
 async def test_it_has_ended_when_every_partition_has(office: Office, stages: list[str], whole: str) -> None:
     for number, stage in enumerate(stages):
-        found = office.broadcast(partition=number, stage=Stage(stage))
+        found = office.broadcast(partition=number, stage=Stage(stage)).broadcast
     assert (await ask(office, f"/api/v1/broadcasts/{found}")).json()["stage"] == whole
 
 
 async def test_what_is_not_there_is_told_apart_from_what_is_held_elsewhere(office: Office) -> None:
-    found = office.broadcast()
+    found = office.broadcast().broadcast
     unknown = broadcast_id(SOURCE, "another", "orders")
     assert (await ask(office, f"/api/v1/broadcasts/{unknown}")).status_code == 404
     assert (await ask(office, "/api/v1/broadcasts/nonsense")).status_code == 422
@@ -85,7 +85,8 @@ async def test_a_cancel_is_accepted_when_the_broker_has_it(office: Office) -> No
 
 async def test_the_page_lists_the_newest_first_and_cancels_what_is_under_way(office: Office) -> None:
     assert "Nothing was told to a segment" in (await ask(office, "/console/broadcasts")).text
-    older, newer = office.broadcast("first"), office.broadcast("second", event_at=NOON + 1)
+    older = office.broadcast("first").broadcast
+    newer = office.broadcast("second", event_at=NOON + 1).broadcast
     listed = (await ask(office, "/console/broadcasts")).text
     assert listed.index(newer) < listed.index(older)
     page = (await ask(office, f"/console/broadcasts/{newer}")).text
@@ -102,14 +103,14 @@ async def test_the_page_lists_the_newest_first_and_cancels_what_is_under_way(off
 
 @pytest.mark.parametrize("name", XSS)
 async def test_whatever_somebody_calls_a_segment_or_an_event_is_text(office: Office, name: str) -> None:
-    found = office.broadcast(name, segment=name, workflow=name)
+    found = office.broadcast(name, segment=name, workflow=name).broadcast
     for path in ("/console/broadcasts", f"/console/broadcasts/{found}"):
         page = (await ask(office, path)).text
         assert name not in page or not set(name) & set("<>\"'")
 
 
 async def test_nobody_sees_or_cancels_without_signing_in(office: Office) -> None:
-    found = office.broadcast()
+    found = office.broadcast().broadcast
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1"
     ) as client:
