@@ -105,22 +105,20 @@ _PRINTED = (str, int, float, Undefined)
 
 def printed(value: Any) -> Any:
     """What an expression prints: null is nothing; what has an address in its name would differ every time."""
-    kind = type(value)
-    if kind is str:
-        if len(value) > LONG:
-            spend(len(value))
-        return value
-    if kind is int or kind is float:
+    if isinstance(value, _PRINTED):
         return value
     if value is None:
         return ""
-    if isinstance(value, _PRINTED):
-        if isinstance(value, str) and len(value) > LONG:
-            spend(len(value))
-        return value
     weigh(value)
     check_printable(value)
     return value
+
+
+def printed_to_escape(value: Any) -> Any:
+    """What an expression prints where it is escaped: a long text is copied then, so it is paid for."""
+    if isinstance(value, str) and len(value) > LONG:
+        spend(len(value))
+    return printed(value)
 
 
 def check_printable(value: Any) -> None:

@@ -1,6 +1,7 @@
 """The rules and words that every process knows whole: workflows, templates, segments, as of a moment."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from agents import versions
 from agents.render import Rendering, TemplateBroken, compile_version
@@ -26,10 +27,11 @@ class Catalogue:
         self.templates: dict[str, Template] = {}
         self.segments: dict[str, Segment] = {}
         self._by_type: dict[str, tuple[Workflow, ...]] = {}
-        #: in two generations: the older one goes when the younger one is full. A failure is kept like
-        #: what is compiled, so that it costs no compiling with every event
-        self._compiled: dict[Key, Renderings | TemplateBroken] = {}
-        self._compiled_before: dict[Key, Renderings | TemplateBroken] = {}
+        #: in two generations: the older one goes when the younger one is full
+        self._compiled: dict[Key, Renderings] = {}
+        self._compiled_before: dict[Key, Renderings] = {}
+        #: a failure is kept too, so that it costs no compiling with every event
+        self._broken: dict[Key, TemplateBroken] = {}
         self._expected: dict[tuple[str, int], Expected | None] = {}
         for workflow in workflows:
             self.set_workflow(workflow)
@@ -63,7 +65,8 @@ class Catalogue:
     def drop_template(self, name: str) -> None:
         """Removes a template."""
         if (old := self.templates.pop(name, None)) is not None:
-            for kept in (self._compiled, self._compiled_before):
+            kept: dict[Key, Any]
+            for kept in (self._compiled, self._compiled_before, self._broken):
                 for key in [key for key in kept if key[0] == name]:
                     del kept[key]
             for version in old.versions:
@@ -105,24 +108,30 @@ class Catalogue:
         Each channel's words are those of the first of the locale's chain that has any: pt-BR, pt, the
         default. Raises TemplateBroken.
         """
-        key: Key = (template, version)
-        if locale is not None or variant is not None:
-            key = (template, version, locale, variant)
+        plain = locale is None and variant is None
+        key: Key = (template, version) if plain else (template, version, locale, variant)
         found = self._compiled.get(key)
+        return found if found is not None else self._compile(key, template, version, locale, variant)
+
+    def _compile(
+        self, key: Key, template: str, version: int, locale: str | None, variant: str | None
+    ) -> Renderings | None:
+        broken = self._broken.get(key)
+        if broken is not None:
+            raise broken.with_traceback(None)
+        found = self._compiled_before.get(key)
         if found is None:
-            found = self._compiled_before.get(key)
-            if found is None:
-                if (known := self._version(template, version)) is None:
-                    return None
-                if variant is not None and known.variant(variant) is None:
-                    return None
-                try:
-                    found = _renderings(known, locale, variant)
-                except TemplateBroken as error:
-                    found = error
-            self._keep(key, found)
-        if isinstance(found, TemplateBroken):
-            raise found.with_traceback(None)
+            known = self._version(template, version)
+            if known is None or (variant is not None and known.variant(variant) is None):
+                return None
+            try:
+                found = _renderings(known, locale, variant)
+            except TemplateBroken as error:
+                if len(self._broken) >= MOST_COMPILED:
+                    self._broken.clear()
+                self._broken[key] = error
+                raise
+        self._keep(key, found)
         return found
 
     def locale_of(
@@ -157,7 +166,7 @@ class Catalogue:
         known = self.templates.get(template)
         return known.versions.get(version) if known is not None else None
 
-    def _keep(self, key: Key, found: Renderings | TemplateBroken) -> None:
+    def _keep(self, key: Key, found: Renderings) -> None:
         if len(self._compiled) >= MOST_COMPILED:
             self._compiled_before, self._compiled = self._compiled, {}
         self._compiled[key] = found

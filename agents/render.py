@@ -109,14 +109,14 @@ def _compile(environment: Sandbox, source: str, locale: str) -> Part:
     return Part(environment, template.root_render_func, blocks, locale)
 
 
-class Contexts(Run):
+class Contexts:
     """The variables of one notification, ready for every part of every channel.
 
     Numbers, money and dates are written as in `locale`, as far as the words are in its language, and in
     the zone `timezone`.
     """
 
-    __slots__ = ("_contexts", "_filled", "variables")
+    __slots__ = ("_contexts", "_filled", "locale", "timezone", "variables")
 
     def __init__(
         self, variables: dict[str, Any], locale: str | None = None, timezone: str | None = None
@@ -139,8 +139,9 @@ class Contexts(Run):
                 if context.vars:  # what the part before this one has set is not this one's
                     context.vars.clear()
                     context.exported_vars.clear()
-            self.left, self.words = MAX_WORK, part.locale
-            running.now = self
+            # noted is what runs, and not this: it would keep the variables until the next one
+            run = running.now
+            run.left, run.words, run.locale, run.timezone = MAX_WORK, part.locale, self.locale, self.timezone
             found = self._filled[part] = bounded(part.root(context))
         return found
 

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from agents.zones import local_day, quiet_until
+from agents.zones import local_day, quiet_until, zone
 from schemas.ids import target_id
 from schemas.kinds import Channel, Priority, Reason
 from schemas.notification import Addresses, Notification
@@ -23,7 +23,8 @@ class Known(NamedTuple):
 
     @property
     def zone(self) -> str:
-        return self.user.timezone if self.user is not None else DEFAULT.zone
+        """The user's zone; UTC where they name none that there is."""
+        return zone(self.user.timezone).key if self.user is not None else DEFAULT.zone
 
     @property
     def locale(self) -> str:

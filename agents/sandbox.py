@@ -1,6 +1,6 @@
 """Jinja for what customers write: no way out, nothing random, no more work or memory than its budget."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, wraps
 from types import BuiltinMethodType, MethodType
 from typing import Any
@@ -33,6 +33,7 @@ from agents.budget import (
     made,
     metered,
     printed,
+    printed_to_escape,
     running,
     spend,
     walked,
@@ -240,7 +241,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             autoescape=autoescape,
             undefined=StrictUndefined,
-            finalize=printed,
+            finalize=printed_to_escape if autoescape else printed,
             loader=DictLoader(self.parts),
             auto_reload=False,
         )
@@ -267,11 +268,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        bundle.check_source(tree, self.parts, name)
+        extends = bundle.check_source(tree, self.parts, name)
         repeated: tuple[type[nodes.For | nodes.Macro | nodes.CallBlock], ...] = (
             nodes.For, nodes.Macro, nodes.CallBlock,
         )  # fmt: skip
+        counted = set(_counted_loops(tree.body)) if name is None and not extends else set()
         for node in tree.find_all(repeated):
+            if node in counted:
+                continue
             if isinstance(node, nodes.For) and not node.recursive:
                 node.iter = nodes.Filter(node.iter, _WALK, [], [], None, None, lineno=node.lineno)
             else:
@@ -337,6 +341,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return filling(*given, **named)
 
         return paid
+
+
+def _counted_loops(body: list[nodes.Node]) -> Iterator[nodes.For]:
+    """Loops that need no payment: each turn yields something straight into the output, which is counted."""
+    for node in body:
+        if isinstance(node, nodes.For):
+            if (
+                not node.recursive
+                and node.test is None
+                and any(isinstance(x, nodes.Output) for x in node.body)
+            ):
+                yield node
+            if not node.recursive:
+                yield from _counted_loops(node.body)
+        elif isinstance(node, nodes.If):
+            for branch in (node.body, node.else_, *(other.body for other in node.elif_)):
+                yield from _counted_loops(branch)
 
 
 def _payment(cost: int) -> nodes.ExprStmt:

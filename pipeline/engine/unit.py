@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.engine.outbox import Outbox
 from pipeline.engine.patience import Patience
-from pipeline.engine.store import StoreBroken, scan
+from pipeline.engine.store import COLD, StoreBroken, scan
 
 _MISSING: Any = object()
 _PATIENCE = Patience()
@@ -98,7 +98,7 @@ class Unit:
         """
         written = sorted(key for key in self.writes if key.startswith(prefix) and key > after)
         own = ((key, self.writes[key]) for key in written)
-        stored = scan(self.db, prefix, after=max(after, prefix))
+        stored = scan(self.db, prefix, after=max(after, prefix), options=COLD)
         others = ((key, value) for key, value in stored if key not in self.writes)
         rows = heapq.merge(own, others, key=itemgetter(0))
         return islice(((key, value) for key, value in rows if value is not None), limit)

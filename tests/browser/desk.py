@@ -132,8 +132,8 @@ class Office:
             raise NotCancelled("the broker did not take it")
         self.cancelled.append(broadcast)
 
-    def broadcast(self, event: str = "news", **fields: Any) -> str:
-        """Folds in what one partition says of a broadcast; returns the broadcast's id."""
+    def broadcast(self, event: str = "news", **fields: Any) -> Progress:
+        """Folds in what one partition says of a broadcast, and returns that."""
         found = broadcast_id(SOURCE, event, "orders")
         given: dict[str, Any] = {
             "broadcast": found, "partition": 0, "partitions": 2, "turn": 0, "stage": Stage.RUNNING,
@@ -141,8 +141,9 @@ class Office:
             "workflow": "orders", "event_at": NOON, "at": NOON + 40,
             "event": EventRef(source=SOURCE, id=event, type="order.placed"),
         }  # fmt: skip
-        broadcasts.tell(self._of(found), Progress(**given | fields))
-        return found
+        told = Progress(**given | fields)
+        broadcasts.tell(self._of(found), told)
+        return told
 
     def clock(self) -> float:
         return self.now

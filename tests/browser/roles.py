@@ -8,7 +8,8 @@ from faust.types import TP
 from pipeline.engine.queues import Queue
 from schemas.ids import notification_id
 from schemas.kinds import Channel
-from tables import caps, claims, digests, effects, people, suppressed, waits, watches
+from tables import broadcasts, caps, claims, digests, effects, people, suppressed, waits, watches
+from tables.broadcasts import Cursor
 from tables.claims import Claim, Origin, Pinned
 from tables.digests import Gathered
 from tables.effects import Attempt, Reopening, Result
@@ -53,6 +54,8 @@ def stock(office: Office, users: int = 3) -> None:
         watches.put(rows, watches.key(found, "plan"), Watch(b"{}", ("email:0a1b2c",), NOON))
         people.await_user(rows, user, effects.effect(found, "resume:1", ""))
         waits.put(sent, effect, NOON + n * 60_000, Wait("email-notifications", user.encode(), record, 3))
+        progress = office.broadcast(f"order-{n}")
+        broadcasts.put_cursor(rows, Cursor(1, progress, (user,)))
         for own in (rows, sent):
             own.put(b"\0epoch", b"3")
 

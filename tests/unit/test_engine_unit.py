@@ -15,7 +15,7 @@ rows = st.dictionaries(keys, st.binary(max_size=2))
 class FakeDb(dict[bytes, bytes]):
     """A database that knows of rocksdict what a unit asks."""
 
-    def items(self, from_key: bytes = b"") -> Any:
+    def items(self, from_key: bytes = b"", read_opt: Any = None) -> Any:
         return [(key, value) for key, value in sorted(super().items()) if key >= from_key]
 
 
@@ -69,7 +69,7 @@ def test_a_page_reads_no_more_of_the_store_than_it_gives() -> None:
     asked: list[bytes] = []
 
     class Noting(FakeDb):
-        def items(self, from_key: bytes = b"") -> Any:
+        def items(self, from_key: bytes = b"", read_opt: Any = None) -> Any:
             for row in super().items(from_key):
                 asked.append(row[0])
                 yield row

@@ -179,6 +179,7 @@ async def test_the_interface_describes_itself(office: Office) -> None:
         told = (await client.get("/openapi.json")).json()
     assert set(told["paths"]) == {
         "/api/v1/notifications/{notification_id}", "/api/v1/notifications", "/api/v1/overview",
+        "/api/v1/broadcasts/{broadcast_id}",
         "/api/v1/dlq", "/api/v1/dlq/{letter}", "/api/v1/dlq/redrive", "/api/v1/replay",
         "/api/v1/explain", "/api/v1/templates", "/api/v1/templates/{name}",
         "/api/v1/templates/{name}/preview", "/api/v1/templates/{name}/rollback", "/api/v1/workflows",

@@ -1,5 +1,7 @@
 """What operators see of broadcasts, and how they cancel one."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -8,6 +10,7 @@ import pytest
 from schemas.broadcast import Stage
 from schemas.ids import broadcast_id
 from tests.browser.desk import NOON, SOURCE, TOKEN, XSS, Office
+from tests.unit.test_web_repair_pages import hidden
 
 
 @pytest.fixture
@@ -23,8 +26,21 @@ async def ask(office: Office, path: str, method: str = "GET", **more: Any) -> ht
         return await client.request(method, path, **more)
 
 
+@contextlib.asynccontextmanager
+async def signed_in(office: Office) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser with a session."""
+    transport = httpx.ASGITransport(office.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as browser:
+        await browser.get("/console/tables", params={"token": TOKEN})
+        yield browser
+
+
+async def form_token(browser: httpx.AsyncClient) -> str:
+    return hidden((await browser.get("/console/replay")).text, "/console/replay")["form_token"]
+
+
 async def test_a_broadcast_is_the_sum_of_what_its_partitions_say(office: Office) -> None:
-    found = office.broadcast(partition=0, undecided=2)
+    found = office.broadcast(partition=0, undecided=2).broadcast
     told = (await ask(office, f"/api/v1/broadcasts/{found}")).json()
     assert (told["stage"], told["told"], told["partitions"], len(told["parts"])) == ("running", 1_200, 2, 1)
     office.broadcast(partition=1, stage=Stage.DONE, told=5, looked_at=7)
@@ -55,12 +71,12 @@ async def test_a_broadcast_is_the_sum_of_what_its_partitions_say(office: Office)
 )
 async def test_it_has_ended_when_every_partition_has(office: Office, stages: list[str], whole: str) -> None:
     for number, stage in enumerate(stages):
-        found = office.broadcast(partition=number, stage=Stage(stage))
+        found = office.broadcast(partition=number, stage=Stage(stage)).broadcast
     assert (await ask(office, f"/api/v1/broadcasts/{found}")).json()["stage"] == whole
 
 
 async def test_what_is_not_there_is_told_apart_from_what_is_held_elsewhere(office: Office) -> None:
-    found = office.broadcast()
+    found = office.broadcast().broadcast
     unknown = broadcast_id(SOURCE, "another", "orders")
     assert (await ask(office, f"/api/v1/broadcasts/{unknown}")).status_code == 404
     assert (await ask(office, "/api/v1/broadcasts/nonsense")).status_code == 422
@@ -80,19 +96,25 @@ async def test_a_cancel_is_accepted_when_the_broker_has_it(office: Office) -> No
     office.broker_is_away = True
     answer = await ask(office, f"/api/v1/broadcasts/{unknown}", "DELETE")
     assert answer.status_code == 503 and "broker" in answer.json()["detail"]
-    assert (await ask(office, f"/console/broadcasts/{unknown}/cancel", "POST")).status_code == 503
+    async with signed_in(office) as browser:
+        token = await form_token(browser)
+        cancel = f"/console/broadcasts/{unknown}/cancel"
+        assert (await browser.post(cancel)).status_code == 403, "not of this session"
+        assert (await browser.post(cancel, data={"form_token": token})).status_code == 503
 
 
 async def test_the_page_lists_the_newest_first_and_cancels_what_is_under_way(office: Office) -> None:
     assert "Nothing was told to a segment" in (await ask(office, "/console/broadcasts")).text
-    older, newer = office.broadcast("first"), office.broadcast("second", event_at=NOON + 1)
+    older = office.broadcast("first").broadcast
+    newer = office.broadcast("second", event_at=NOON + 1).broadcast
     listed = (await ask(office, "/console/broadcasts")).text
     assert listed.index(newer) < listed.index(older)
     page = (await ask(office, f"/console/broadcasts/{newer}")).text
     assert "1\u2009200 of 3\u2009000 users" in page and "1 of 2 partitions have begun" in page
     cancel = f"/console/broadcasts/{newer}/cancel"
     assert f'action="{cancel}"' in page
-    answer = await ask(office, cancel, "POST")
+    async with signed_in(office) as browser:
+        answer = await browser.post(cancel, data={"form_token": await form_token(browser)})
     assert (answer.status_code, answer.headers["location"]) == (303, f"/console/broadcasts/{newer}")
     assert office.cancelled == [newer]
     for number in (0, 1):
@@ -102,14 +124,14 @@ async def test_the_page_lists_the_newest_first_and_cancels_what_is_under_way(off
 
 @pytest.mark.parametrize("name", XSS)
 async def test_whatever_somebody_calls_a_segment_or_an_event_is_text(office: Office, name: str) -> None:
-    found = office.broadcast(name, segment=name, workflow=name)
+    found = office.broadcast(name, segment=name, workflow=name).broadcast
     for path in ("/console/broadcasts", f"/console/broadcasts/{found}"):
         page = (await ask(office, path)).text
         assert name not in page or not set(name) & set("<>\"'")
 
 
 async def test_nobody_sees_or_cancels_without_signing_in(office: Office) -> None:
-    found = office.broadcast()
+    found = office.broadcast().broadcast
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(office.app), base_url="http://127.0.0.1"
     ) as client:
