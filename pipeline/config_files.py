@@ -18,6 +18,7 @@ from pipeline.rules import RulesBroken
 from pipeline.settings import Settings
 from pipeline.topics import client_options
 from schemas.base import Frozen
+from schemas.segment import Segment
 from schemas.template import Template, TemplateSource
 from schemas.workflow import Workflow
 
@@ -99,13 +100,18 @@ KINDS: tuple[Kind[Any, Any], ...] = (
         "templates", topics.TEMPLATES, rules.load_templates, lambda catalogue: catalogue.templates,
         _template_source, _template_files, _following_template,
     ),
+    Kind[Segment, Segment](
+        "segments", topics.SEGMENTS, rules.load_segments, lambda catalogue: catalogue.segments,
+        lambda segment: segment, lambda segment: {f"{segment.name}.yaml": as_yaml(segment)},
+        lambda known, source: None if known == source else source,
+    ),
     Kind[Workflow, Workflow](
         "workflows", topics.WORKFLOWS, rules.load_workflows, lambda catalogue: catalogue.workflows,
         lambda workflow: workflow, lambda workflow: {f"{workflow.name}.yaml": as_yaml(workflow)},
         lambda known, source: None if known == source else source,
     ),
 )  # fmt: skip
-"""All of them, in the order in which they are published: a workflow after the template that it names."""
+"""All of them, in the order in which they are published: a workflow after what it names."""
 
 
 # -- from the topics to files

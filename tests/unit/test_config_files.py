@@ -13,6 +13,7 @@ from pipeline import config_files
 from pipeline.config_files import KINDS, Change, Kind, as_yaml, compare, load, write
 from pipeline.rules import RulesBroken
 from schemas.kinds import Channel, Doubt, Priority
+from schemas.segment import Segment
 from schemas.template import Parts, Template, Variant, Version
 from schemas.workflow import Workflow
 from tests.journeys.samples import a_template, a_workflow
@@ -59,22 +60,32 @@ def templates(draw: st.DrawFn) -> Template:
     return Template(name=draw(names), current=draw(st.sampled_from(sorted(found))), versions=found)
 
 
-def catalogue_of(found: list[Workflow | Template]) -> Catalogue:
+Rule = Workflow | Template | Segment
+segments = st.builds(
+    Segment, name=names, rule=st.sampled_from(["true", "user.attributes.plan == 'pro'", "has(user.email)\n"])
+)
+
+
+def catalogue_of(found: list[Rule]) -> Catalogue:
     catalogue = Catalogue()
     for one in found:
         if isinstance(one, Workflow):
             catalogue.set_workflow(one)
+        elif isinstance(one, Segment):
+            catalogue.set_segment(one)
         else:
             catalogue.set_template(one)
     return catalogue
 
 
-rulebooks = st.lists(workflows | templates(), min_size=1, max_size=4, unique_by=lambda one: one.name)
+rulebooks = st.lists(
+    workflows | templates() | segments, min_size=1, max_size=4, unique_by=lambda one: one.name
+)
 
 
 @settings(max_examples=40)
 @given(rulebooks)
-def test_what_is_exported_is_read_back_and_changes_nothing(found: list[Workflow | Template]) -> None:
+def test_what_is_exported_is_read_back_and_changes_nothing(found: list[Rule]) -> None:
     catalogue = catalogue_of(found)
     with tempfile.TemporaryDirectory() as place:
         told = write(catalogue, Path(place), prune=False)
@@ -86,13 +97,15 @@ def test_what_is_exported_is_read_back_and_changes_nothing(found: list[Workflow 
         for change in compare(read, rebuilt, prune=False):
             take(rebuilt, change)
         assert compare(read, rebuilt, prune=True) == []
-        assert rebuilt.workflows == catalogue.workflows
+        assert (rebuilt.workflows, rebuilt.segments) == (catalogue.workflows, catalogue.segments)
         assert current(rebuilt) == current(catalogue)
 
 
 def take(catalogue: Catalogue, change: Change) -> None:
     if change.topic == "workflows":
         catalogue.set_workflow(Workflow.model_validate_json(change.value or b""))
+    elif change.topic == "segments":
+        catalogue.set_segment(Segment.model_validate_json(change.value or b""))
     else:
         catalogue.set_template(Template.model_validate_json(change.value or b""))
 
@@ -168,7 +181,7 @@ def test_a_broken_file_is_refused_with_file_line_and_field(
 
 
 def test_a_directory_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RulesBroken, match="holds no templates and no workflows"):
+    with pytest.raises(RulesBroken, match="holds no templates and no segments and no workflows"):
         load(tmp_path)
     with pytest.raises(RulesBroken, match="no such directory"):
         load(tmp_path / "none")
