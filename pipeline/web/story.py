@@ -64,6 +64,8 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.FAILED, Reason.RETRIES_EXHAUSTED):
         "Attempt {attempt} by {provider} failed like those before it ({detail}), and was the last.",
     (State.FAILED, Reason.NO_PROVIDER): "There was no provider that could have sent it ({detail}).",
+    (State.FAILED, Reason.UNKNOWN_SEGMENT):
+        "Its segment is unknown ({detail}). Once it is there, a replay of the event decides it afresh.",
     (State.FAILED, Reason.UNKNOWN_TEMPLATE):
         "There was no template {detail}. Once there is one, a replay of the event decides it afresh.",
     (State.FAILED, Reason.TEMPLATE_FAILED):

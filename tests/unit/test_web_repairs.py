@@ -618,6 +618,7 @@ STATUS_ALONE = {
     Reason.CALL_CUT_OFF, Reason.ADDRESS_SUPPRESSED, Reason.CATEGORY_CAP, Reason.THROTTLED, Reason.SCHEDULED,
     Reason.QUIET_HOURS, Reason.IN_DIGEST, Reason.CANCELLED, Reason.CANCELLED_TOO_LATE, Reason.FALLBACK,
     Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES,
+    Reason.UNKNOWN_SEGMENT,
 }  # fmt: skip
 """What a status may say, and no dead letter does."""
 
