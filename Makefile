@@ -27,7 +27,7 @@ demo: setup ## the main job: sample events in, messages out, pages to look at   
 	@$(BIN)/carillon demo $(ARGS)
 
 test: setup ## all tests that need no special hardware   [ARGS="-k name"]
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: setup ## linters, types, layers
 	@$(BIN)/ruff check .

@@ -1,8 +1,10 @@
 """Debian's Chromium, installed if that is possible as this user, and pages over a desk of dicts."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +54,9 @@ def install() -> str:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Where Chromium is. A machine without one skips, which is a failure in CI."""
-    why = "" if found() else install()
+    with (Path(tempfile.gettempdir()) / "carillon-chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same run may be at it
+        why = "" if found() else install()
     path = found()
     if path is None:
         reason = f"no Chromium: {why or 'apt-get installed none'}"
