@@ -226,16 +226,28 @@ async def test_who_opts_out_gets_nothing_of_a_rewind_amid_live_traffic_of_which_
         await world.send(topics.PREFERENCES, [("u2", out)])
         await world.settled()
         before = Counter((one.user_id, one.text, one.channel) for one in stored(world))
-        live = asyncio.create_task(world.events("t.ordered", 60, 280))
+        over = asyncio.Event()
+
+        async def traffic() -> int:
+            """Sends until both rewinds are over; returns where it ended."""
+            n = 60
+            while n < 120 or (n < 3_000 and not over.is_set()):
+                await world.events("t.ordered", n, n + 6)
+                n += 6
+                await asyncio.sleep(0.03)  # a load, not a wait for anything
+            return n
+
+        live = asyncio.create_task(traffic())
         core = runner.apps["core"]
         for requests in (1, 2):
             await world.told(*CORE, "--to", "earliest")
             await eventually(lambda n=requests: has_obeyed(core, n), "obeyed")  # type: ignore[misc]
-            assert requests > 1 or not live.done(), "no traffic beside it"
-        await live
+            assert not live.done(), "no traffic beside it"
+        over.set()
+        last = await live
         await finished(world)
     expected = Counter(before)
-    for n in range(60, 280):
+    for n in range(60, last):
         user = f"u{n % 6}"
         channels = [] if user == "u2" else ["email"] if user == "u1" else ["email", "web"]
         expected.update((user, f"Order {n}", channel) for channel in channels)
