@@ -145,9 +145,7 @@ MUTANTS = {
         epochs_ignored, ("haunt",), ("told two outcomes", "byte forms"), kills=3, of_several=True
     ),
     "offset_as_mark": Mutant(offset_as_mark, ("mended",), ("no outcome",), kills=5),
-    "abandoned_goes_on": Mutant(
-        abandoned_goes_on, ("daze",), ("no outcome",), kills=20, of_several=True
-    ),
+    "abandoned_goes_on": Mutant(abandoned_goes_on, ("daze",), ("no outcome",), kills=20, of_several=True),
     "fresh_key_a_retry": Mutant(fresh_key_a_retry, ("timers.after_publish",), ("effects at the keyed sink",)),
 }
 
