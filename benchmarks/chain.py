@@ -41,6 +41,7 @@ class NullProvider:
     name = kind = "null"
     honours_keys = False
     parallel = 256
+    platforms = None
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Sent."""

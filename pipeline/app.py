@@ -17,7 +17,7 @@ from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.providers import registry
-from pipeline.providers.provider import Provider
+from pipeline.providers.provider import Place, Provider
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -195,7 +195,9 @@ class Roles:
             if not order:
                 raise SettingsError(f"channels.{channel}.providers: there is none")
             self.providers[channel] = registry.make(
-                order[0], of_channel.providers[order[0]], state_dir=Path(self.settings.state_dir)
+                order[0],
+                of_channel.providers[order[0]],
+                Place(Path(self.settings.state_dir), self.settings.web.public_url),
             )
         return self.providers[channel]
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from platformdirs import user_data_path
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -24,6 +23,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.providers.registry import KINDS, MODELS, AnyProvider
+from pipeline.sections import Section
+from pipeline.sections import SettingsError as SettingsError
 from schemas.kinds import Channel
 
 ENV_PREFIX = "CARILLON_"
@@ -37,15 +39,7 @@ _OTHER_VARIABLES = {
 _ROLES = ("core", *(str(channel) for channel in Channel), "status")
 
 
-class SettingsError(Exception):
-    """A setting that cannot be used; the message names it and what to do."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Kafka(_Section):
+class Kafka(Section):
     """Where the broker is and how this process speaks to it."""
 
     bootstrap_servers: str = Field(
@@ -84,7 +78,7 @@ class Kafka(_Section):
         return partitions
 
 
-class Web(_Section):
+class Web(Section):
     """The HTTP side: operator pages, metrics, health."""
 
     host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0: all of this machine's")
@@ -95,7 +89,7 @@ class Web(_Section):
     )
 
 
-class Retention(_Section):
+class Retention(Section):
     """For how many days things are kept. Whatever is read again is compared with what is remembered of it."""
 
     sources: float = Field(
@@ -127,34 +121,13 @@ class Retention(_Section):
         return self
 
 
-class ProviderSettings(_Section):
-    """One provider of a channel. Which fields count depends on its `kind`."""
-
-    kind: Literal["outbox", "smtp", "webhook", "inbox"] = Field(description="what it is")
-    base_url: str | None = Field(
-        None, description="stands for the vendor's own address; no kind of today has one"
-    )
-    host: str = Field("127.0.0.1", description="smtp: the server; without TLS only on this machine")
-    port: int = Field(25, ge=1, le=65535, description="smtp: 465 is TLS from the start, else STARTTLS")
-    username: str | None = Field(None, description="smtp: to sign in with, if set")
-    password: SecretStr | None = Field(None, description="smtp: to sign in with, if set")
-    password_file: Path | None = Field(None, description="smtp: a file that holds password")
-    sender: str = Field("Carillon <carillon@localhost>", alias="from", description="smtp: the From address")
-    signing_secret: SecretStr | None = Field(None, description="webhook: whsec_… (Standard Webhooks)")
-    signing_secret_file: Path | None = Field(None, description="webhook: a file that holds signing_secret")
-    allow_internal: bool = Field(False, description="webhook: also call loopback and private addresses")
-    timeout: float = Field(10.0, gt=0, le=60, description="seconds, in all, for one call")
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class ChannelSettings(_Section):
+class ChannelSettings(Section):
     """How a channel is delivered."""
 
     order: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="providers, the first one first; empty: as they stand"
     )
-    providers: dict[str, ProviderSettings] = Field(
+    providers: dict[str, AnyProvider] = Field(
         default_factory=dict, description="by the names that you give them"
     )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(64, description="calls side by side, a partition")
@@ -182,7 +155,7 @@ class ChannelSettings(_Section):
         return self
 
 
-class Core(_Section):
+class Core(Section):
     """How core decides."""
 
     unknown_user_grace: float = Field(
@@ -196,7 +169,7 @@ class Core(_Section):
     )
 
 
-class Category(_Section):
+class Category(Section):
     """What holds for all notifications of a category."""
 
     daily_cap: int | None = Field(
@@ -354,6 +327,8 @@ def _names(kind: Any) -> list[str] | None:
     if get_origin(kind) is dict:
         key = get_args(kind)[0]
         return [str(one) for one in key] if key is Channel else None
+    if kind == AnyProvider:
+        return sorted({name for model in MODELS for name in _names(model) or ()})
     return [name for own, field in _fields(kind).items() for name in {field.alias or own, own}]
 
 
@@ -361,6 +336,8 @@ def _type_of(kind: Any, name: str) -> Any:
     """The type of a setting in a section of this type."""
     if get_origin(kind) is dict:
         return get_args(kind)[1]
+    if kind == AnyProvider:
+        return next((found for model in MODELS if (found := _type_of(model, name)) is not None), None)
     return next((f.annotation for own, f in _fields(kind).items() if name in (own, f.alias)), None)
 
 
@@ -373,18 +350,31 @@ def _nearest(name: str, known: Iterable[str], above: str = "") -> str:
 
 def _told(error: ValidationError) -> str:
     """One line that names the setting; never its value, which may be a secret."""
-    problems = error.errors(include_url=False, include_input=False)
+    problems = error.errors(include_url=False)
     # A misspelt name is also a missing one: that it is misspelt says more.
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
+    kind: Any
     unknown = first["type"] == "extra_forbidden"
+    if first["type"] in {"union_tag_not_found", "union_tag_invalid"}:
+        strange = [name for name in first["input"] if name not in (_names(AnyProvider) or ())]
+        unknown = first["type"] == "union_tag_not_found" and bool(strange)
+        path.append(strange[0] if unknown else "kind")
     if path[-1] == "[key]":
         path, unknown = path[:-1], True
-    if not unknown:
-        return f"{'.'.join(path)}: {first['msg'].removeprefix('Value error, ')}"
-    kind: Any = Settings
+    kind, named = Settings, []
     for part in path[:-1]:
-        kind = _type_of(kind, part)
+        if kind == AnyProvider and part in KINDS:  # pydantic's word, no name
+            kind = KINDS[part].Settings
+        else:
+            kind = _type_of(kind, part)
+            named.append(part)
+    path = [*named, path[-1]]
+    if not unknown:
+        told = first["msg"].removeprefix("Value error, ")
+        if path[-1] == "kind":
+            told = f"one of {', '.join(KINDS)} is needed"
+        return f"{'.'.join(path)}: {told}"
     above = "".join(f"{part}." for part in path[:-1])
     return f"{'.'.join(path)}: no such setting{_nearest(path[-1], _names(kind) or (), above)}"
 

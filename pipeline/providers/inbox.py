@@ -1,10 +1,20 @@
 """Our own in-app inbox: the content travels on `contents` to the status role, so nothing is left to send."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Literal
 
-from pipeline.settings import ProviderSettings
+from pipeline.providers.provider import Place, ProviderSettings
 from schemas.message import Message
-from schemas.outcome import Outcome, delivered
+from schemas.outcome import Meaning, Outcome, delivered
+
+CODES: Mapping[str, Meaning] = {}
+"""It never fails."""
+
+
+class Settings(ProviderSettings):
+    """The inbox: nothing of its own."""
+
+    kind: Literal["inbox"] = "inbox"
 
 
 class Inbox:
@@ -13,6 +23,7 @@ class Inbox:
     kind = "inbox"
     honours_keys = True
     parallel = 1_000
+    platforms = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,6 +36,6 @@ class Inbox:
         """Holds nothing."""
 
 
-def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> Inbox:
+def make(name: str, settings: Settings, place: Place) -> Inbox:
     """The inbox; it has no settings."""
     return Inbox(name)

@@ -10,14 +10,14 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from pipeline.settings import ProviderSettings
+from pipeline.providers.provider import Place, ProviderSettings
 from schemas.message import Message
-from schemas.outcome import Outcome, deferred, delivered, doubtful, refused
+from schemas.outcome import Meaning, Outcome, deferred, delivered, doubtful, refused
 
 FILE = "outbox.sqlite3"
 ROWS = 20_000
@@ -59,6 +59,16 @@ SELECT * FROM kept WHERE seq < ?1 AND (
 _GET = "SELECT * FROM kept WHERE key = ?"
 
 
+CODES: Mapping[str, Meaning] = {}
+"""It has none: what its file system says is told as it is."""
+
+
+class Settings(ProviderSettings):
+    """The outbox: nothing of its own."""
+
+    kind: Literal["outbox"] = "outbox"
+
+
 class Stored(NamedTuple):
     """A message in the outbox. `at` is the broker's time of its planning in ms, `requests` its calls."""
 
@@ -91,6 +101,7 @@ class Outbox:
     kind = "outbox"
     honours_keys = True
     parallel = BATCH
+    platforms = None
 
     def __init__(self, name: str, path: Path, timeout: float, *, rows: int = ROWS, keys: int = KEYS) -> None:
         self.name, self.path, self.timeout = name, path, timeout
@@ -110,7 +121,7 @@ class Outbox:
             async with asyncio.timeout(self.timeout):
                 return await answer
         except TimeoutError:
-            return doubtful("the outbox did not answer in time")
+            return doubtful("the outbox did not answer in time", fault="provider")
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,7 +134,7 @@ class Outbox:
                     outcomes = await loop.run_in_executor(self._thread, self._write, calls)
                 except Exception as error:
                     # the transaction was rolled back as a whole
-                    outcomes = [deferred(f"outbox: {type(error).__name__}")] * len(answers)
+                    outcomes = [deferred(f"outbox: {type(error).__name__}", fault="provider")] * len(answers)
                 for answer, outcome in zip(answers, outcomes, strict=True):
                     if not answer.done():
                         answer.set_result(outcome)
@@ -197,9 +208,9 @@ def _row(seq: int, key: str, provider: str, message: Message) -> tuple[object, .
     )  # fmt: skip
 
 
-def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> Outbox:
+def make(name: str, settings: Settings, place: Place) -> Outbox:
     """The outbox of a state directory; providers of several channels may share it."""
-    return Outbox(name, state_dir / FILE, settings.timeout)
+    return Outbox(name, place.state_dir / FILE, settings.timeout)
 
 
 def read(path: Path, limit: int = 50, before: int | None = None, search: str | None = None) -> list[Stored]:

@@ -1,9 +1,39 @@
-"""What every provider is to the rest of us."""
+"""What every provider is to the rest of us, and what can be set for each."""
 
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
+from pydantic import Field, SecretStr
+
+from pipeline.sections import Section, SettingsError
 from schemas.message import Message
 from schemas.outcome import Outcome
+
+
+class ProviderSettings(Section):
+    """One provider of a channel. Each kind has a model of its own, with what it needs besides."""
+
+    kind: str
+    timeout: float = Field(10.0, gt=0, le=60, description="seconds, in all, for one call")
+    limit_per_second: float | None = Field(
+        None, gt=0, le=1_000_000, description="the vendor's limit; none: calls are not slowed down"
+    )
+    headroom: float = Field(
+        0.8, gt=0, le=1, description="the share of limit_per_second that all workers together use"
+    )
+
+
+class HttpSettings(ProviderSettings):
+    """A provider that is called over HTTP."""
+
+    base_url: str | None = Field(None, description="stands for the vendor's own address")
+
+
+class Place(NamedTuple):
+    """Where a provider finds itself: the project's files, and the address at which vendors reach us."""
+
+    state_dir: Path
+    public_url: str = ""
 
 
 class Provider(Protocol):
@@ -18,8 +48,22 @@ class Provider(Protocol):
     honours_keys: bool
     parallel: int
 
+    @property
+    def platforms(self) -> frozenset[str] | None:
+        """Of which devices it can reach; None: it does not ask."""
+
     async def send(self, message: Message, key: str) -> Outcome:
         """Makes the call, within the provider's own total deadline. Never raises: doubt is an outcome."""
 
     async def close(self) -> None:
         """Lets connections go."""
+
+
+def needed(name: str, settings: ProviderSettings, field: str) -> str:
+    """The text or secret of a setting that a kind cannot do without. Raises SettingsError."""
+    value = getattr(settings, field)
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not text:
+        told = type(settings).model_fields[field].alias or field
+        raise SettingsError(f"providers.{name}.{told}: {settings.kind} needs it")
+    return str(text)

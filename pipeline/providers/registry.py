@@ -1,28 +1,38 @@
-"""Which kinds of provider there are, and how each is made."""
+"""Which kinds of provider there are: a line each. The settings, the contract suite and the docs read it."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Field
 
 from pipeline.providers import inbox, outbox, smtp, webhook
-from pipeline.providers.provider import Provider
-from pipeline.settings import ProviderSettings
+from pipeline.providers.provider import Place, Provider, ProviderSettings
 
-
-class Factory(Protocol):
-    """Makes a provider. Raises SettingsError where its settings cannot be used."""
-
-    def __call__(self, name: str, settings: ProviderSettings, *, state_dir: Path) -> Provider: ...
-
-
-FACTORIES: Mapping[str, Factory] = {
-    "inbox": inbox.make,
-    "outbox": outbox.make,
-    "smtp": smtp.make,
-    "webhook": webhook.make,
+KINDS: Mapping[str, ModuleType] = {
+    "inbox": inbox,
+    "outbox": outbox,
+    "smtp": smtp,
+    "webhook": webhook,
 }
+"""Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and
+what they mean to us) and `make(name, settings, place)`, which raises SettingsError."""
+
+MODELS: tuple[type[ProviderSettings], ...] = tuple(kind.Settings for kind in KINDS.values())
+
+if TYPE_CHECKING:
+    AnyProvider = ProviderSettings
+else:
+    AnyProvider = Annotated[Union[MODELS], Field(discriminator="kind")]  # noqa: UP007
 
 
-def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> Provider:
+def settings(kind: str, **fields: Any) -> ProviderSettings:
+    """The settings of a kind. Raises ValidationError."""
+    found: ProviderSettings = KINDS[kind].Settings(kind=kind, **fields)
+    return found
+
+
+def make(name: str, settings: ProviderSettings, place: Place) -> Provider:
     """The provider that an operator called `name`. Raises SettingsError."""
-    return FACTORIES[settings.kind](name, settings, state_dir=state_dir)
+    found: Provider = KINDS[settings.kind].make(name, settings, place)
+    return found

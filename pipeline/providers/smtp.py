@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import aiosmtplib
 from aiosmtplib import SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
+from pydantic import Field, SecretStr
 
 from pipeline.providers import mime
 from pipeline.providers.mime import Letter, Sender, Unsendable
-from pipeline.settings import ProviderSettings, SettingsError
+from pipeline.providers.provider import Place, ProviderSettings
+from pipeline.sections import SettingsError
 from schemas.message import Message
-from schemas.outcome import Outcome, deferred, doubtful, refused, sent
+from schemas.outcome import Meaning, Outcome, deferred, doubtful, refused, sent
 
 CONNECTIONS = 24
 """Side by side: Postfix takes 50 from one client."""
@@ -29,6 +32,18 @@ IDLE_SECONDS = 30.0
 """A connection that idled longer is closed: what lies between may have forgotten it."""
 TLS_PORT = 465
 REASON = 200
+
+
+class Settings(ProviderSettings):
+    """What can be set for an SMTP server."""
+
+    kind: Literal["smtp"] = "smtp"
+    host: str = Field("127.0.0.1", description="the server; without TLS only on this machine")
+    port: int = Field(25, ge=1, le=65535, description="465 is TLS from the start, else STARTTLS")
+    username: str | None = Field(None, description="to sign in with, if set")
+    password: SecretStr | None = Field(None, description="to sign in with, if set")
+    password_file: Path | None = Field(None, description="a file that holds password")
+    sender: str = Field("Carillon <carillon@localhost>", alias="from", description="the From address")
 
 
 class Stage(StrEnum):
@@ -39,18 +54,23 @@ class Stage(StrEnum):
     BODY = "body"
 
 
-#: (stage, first digit of the reply) -> what it means; what stands nowhere is garbage
-REPLIES: Mapping[tuple[Stage, int], str] = {
-    (Stage.CONNECT, 4): "deferred",
-    (Stage.CONNECT, 5): "deferred",  # it says nothing about the message
-    (Stage.ENVELOPE, 4): "deferred",
-    (Stage.ENVELOPE, 5): "refused",
-    (Stage.BODY, 2): "sent",
-    (Stage.BODY, 4): "deferred",
-    (Stage.BODY, 5): "refused",
+CODES: Mapping[str, Meaning] = {
+    "connect 4xx": Meaning("deferred", "provider", "the server wants no connection now"),
+    "connect 5xx": Meaning("deferred", "provider", "the server wants no connection"),
+    "envelope 4xx": Meaning("deferred", "target", "not now: greylisting, a mailbox that is busy or full"),
+    "envelope 5xx": Meaning("refused", "target", "no such mailbox, or not from us"),
+    "body 2xx": Meaning("sent", None, "the server has it"),
+    "body 4xx": Meaning("deferred", "message", "not now"),
+    "body 5xx": Meaning("refused", "message", "the server does not take this message"),
+    "421": Meaning("deferred", "provider", "the server is closing"),
+    "503": Meaning("deferred", "provider", "bad sequence of commands"),
+    "530": Meaning("deferred", "provider", "authentication or TLS is needed"),
+    "534": Meaning("deferred", "provider", "the mechanism of authentication is too weak"),
+    "535": Meaning("deferred", "provider", "our credentials are refused"),
+    "538": Meaning("deferred", "provider", "authentication needs TLS"),
 }
-#: replies about us and not about the message: closing, bad sequence, authentication (RFC 5321, 4954)
-ABOUT_US = frozenset({421, 503, 530, 534, 535, 538})
+"""A reply by its code (those speak about us and not about the message), else by how far the message came
+(RFC 5321, 4.2; RFC 4954, 6). What stands nowhere is garbage."""
 
 _QUEUE_ID = re.compile(
     r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +(?!queued))<?([a-z0-9][a-z0-9._-]{4,99})", re.I
@@ -61,24 +81,22 @@ _ADDRESS = re.compile(r"\S*@\S*")
 def judged(stage: Stage, reply: SMTPResponse) -> Outcome:
     """A reply in our words."""
     code, text = reply
-    text = " ".join(_ADDRESS.sub("<address>", text).split())
-    reason = f"{stage}: {code} {text}"[:REASON]
-    meaning = REPLIES.get((stage, code // 100))
-    if code in ABOUT_US:
-        meaning = "deferred"
-    if meaning == "sent":
+    meaning = CODES.get(str(code)) or CODES.get(f"{stage} {code // 100}xx")
+    if meaning is None:
+        return unanswered(stage, f"garbage {code}")
+    if meaning.kind == "sent":
         found = _QUEUE_ID.search(reply.message)
         return sent(found[1] if found else None)
-    if meaning == "refused":
-        return refused(reason)
-    if meaning == "deferred":
-        return deferred(reason)
-    return unanswered(stage, f"garbage {code}")
+    text = " ".join(_ADDRESS.sub("<address>", text).split())
+    return Outcome(
+        kind=meaning.kind, reason=f"{stage}: {code} {text}"[:REASON], code=str(code), fault=meaning.fault
+    )
 
 
 def unanswered(stage: Stage, why: str) -> Outcome:
     """No reply, or none that can be read, in our words."""
-    return doubtful(f"{stage}: {why}") if stage is Stage.BODY else deferred(f"{stage}: {why}")
+    told = doubtful if stage is Stage.BODY else deferred
+    return told(f"{stage}: {why}", fault="provider")
 
 
 class _Connection(aiosmtplib.SMTP):
@@ -109,6 +127,7 @@ class SmtpProvider:
     kind = "smtp"
     honours_keys = False
     parallel = CONNECTIONS
+    platforms = None
 
     def __init__(
         self,
@@ -208,7 +227,7 @@ class SmtpProvider:
         return self._judged(connection, Stage.BODY, await protocol.read_response())
 
     def _judged(self, connection: _Connection, stage: Stage, reply: SMTPResponse) -> Outcome:
-        if reply.code in ABOUT_US or (stage, reply.code // 100) not in REPLIES:
+        if str(reply.code) in CODES or f"{stage} {reply.code // 100}xx" not in CODES:
             connection.close()  # closing, or out of step with us
         return judged(stage, reply)
 
@@ -252,10 +271,8 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> SmtpProvider:
+def make(name: str, settings: Settings, place: Place) -> SmtpProvider:
     """The provider for an SMTP server. Raises SettingsError."""
-    if settings.base_url is not None:
-        raise SettingsError(f"providers.{name}.base_url: smtp takes host and port")
     try:
         found = mime.sender(settings.sender)
     except Unsendable as error:

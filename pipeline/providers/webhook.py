@@ -3,8 +3,6 @@
 A receiver dedupes on `webhook-id`, so a retry with the same key is safe.
 """
 
-import asyncio
-import contextlib
 import functools
 import socket
 import time
@@ -12,68 +10,62 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
+from pydantic import Field, SecretStr
 from standardwebhooks import Webhook
 
 from pipeline.providers import retry_after
 from pipeline.providers.addresses import is_public
-from pipeline.settings import ProviderSettings, SettingsError
+from pipeline.providers.http import CONNECTIONS, HttpClient, NotAnswered, NotSent
+from pipeline.providers.provider import HttpSettings, Place
+from pipeline.sections import SettingsError
 from schemas.message import Message
-from schemas.outcome import Outcome, deferred, doubtful, refused, sent
+from schemas.outcome import Meaning, Outcome, deferred, doubtful, refused
 from schemas.status import rfc3339
 
-CONNECTIONS = 512
-CONNECTIONS_PER_HOST = 64
-BODY_BYTES = 65_536
-"""The most that is read of an answer."""
 BODY_SECONDS = 1.0
 """How long to wait for an answer's body: its status says all, the rest only saves the connection."""
-RETRIED = frozenset({408, 425, 429})
-"""Of the 4xx, those that may be otherwise next time; every 5xx may be."""
+
+CODES = {
+    "2xx": Meaning("sent", None, "the receiver has it"),
+    "408": Meaning("deferred", "target", "the request took too long to arrive"),
+    "425": Meaning("deferred", "target", "too early"),
+    "429": Meaning("deferred", "target", "too many requests"),
+    "5xx": Meaning("deferred", "target", "an error at the receiver"),
+}
+"""Everything else is refused: no redirect is followed, and no other answer is success."""
+_REFUSED = Meaning("refused", "target", "the receiver wants it not")
+
+
+class Settings(HttpSettings):
+    """What can be set for webhooks."""
+
+    kind: Literal["webhook"] = "webhook"
+    signing_secret: SecretStr | None = Field(None, description="whsec_… (Standard Webhooks)")
+    signing_secret_file: Path | None = Field(None, description="a file that holds signing_secret")
+    allow_internal: bool = Field(False, description="also call loopback and private addresses")
 
 
 class _NoUrl(ValueError):
     """A target that is not an http or https URL."""
 
 
-class _Call:
-    """How far a call came."""
-
-    __slots__ = ("answer", "blocked", "connection")
-
-    def __init__(self) -> None:
-        self.blocked = False
-        #: set once there is a connection: from then on the request may have been written
-        self.connection: Any = None
-        self.answer: Outcome | None = None
-
-
-_current: ContextVar[_Call] = ContextVar("webhook call")
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Notes when a call has a connection. aiohttp's exceptions do not tell that reliably."""
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        connection = await super().connect(*args, **kwargs)
-        _current.get().connection = connection
-        return connection
-
-
 class BlockedAddress(OSError):
     """An address that is not of the public internet."""
+
+
+_blocked: ContextVar[list[bool]] = ContextVar("addresses that were blocked")
 
 
 def _public_socket(info: Any) -> socket.socket:
     """The socket for an address that is about to be dialled, literal or resolved. Raises BlockedAddress."""
     family, kind, protocol, _, address = info
     if not is_public(address[0]):
-        _current.get().blocked = True
+        _blocked.get().append(True)
         raise BlockedAddress("blocked address")
     return socket.socket(family, kind, protocol)
 
@@ -84,6 +76,7 @@ class WebhookProvider:
     kind = "webhook"
     honours_keys = True
     parallel = CONNECTIONS
+    platforms = None
 
     def __init__(
         self,
@@ -97,50 +90,32 @@ class WebhookProvider:
     ) -> None:
         self.name, self.timeout, self.allow_internal = name, timeout, allow_internal
         self._signer = Webhook(secret) if secret else None
-        self._clock, self._resolver = clock, resolver
-        self._transport: AiohttpTransport | None = None
+        self._clock = clock
+        self._client = HttpClient(
+            socket_factory=None if allow_internal else _public_socket, resolver=resolver
+        )
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Posts once. Sent for a 2xx; a redirect is not followed but refused."""
         try:
             request = self._request(message, key)
         except (httpx.InvalidURL, _NoUrl) as error:
-            return refused(f"no usable URL: {type(error).__name__}")
+            return refused(f"no usable URL: {type(error).__name__}", fault="target")
         except Exception as error:
             return refused(f"no request can be made of it: {type(error).__name__}")
-        call = _Call()
-        _current.set(call)
+        blocked: list[bool] = []
+        _blocked.set(blocked)
         try:
-            async with asyncio.timeout(self.timeout) as deadline:
-                await self._post(request, call, deadline)
-        except Exception as error:
-            if call.connection is not None:
-                call.connection.close()
-            if call.answer is None:
-                return _broken(call, error)
-        except BaseException:
-            if call.connection is not None:
-                call.connection.close()
-            raise
-        assert call.answer is not None
-        return call.answer
-
-    async def _post(self, request: httpx.Request, call: _Call, deadline: asyncio.Timeout) -> None:
-        if self._transport is None:
-            self._transport = self._open()
-        response = await self._transport.handle_async_request(request)
-        call.answer = answered(response.status_code, response.headers.get("retry-after"), self._clock())
-        if response.status_code == 204 or response.headers.get("content-length") == "0":
-            return
-        soon = asyncio.get_running_loop().time() + BODY_SECONDS
-        deadline.reschedule(min(soon, deadline.when() or soon))
-        size = 0
-        async with contextlib.aclosing(response.aiter_raw()) as chunks:
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > BODY_BYTES:
-                    call.connection.close()
-                    return
+            answer = await self._client.exchange(request, self.timeout, BODY_SECONDS)
+        except NotAnswered as error:
+            return doubtful(f"no answer: {error.why}", fault="target")
+        except NotSent as error:
+            if blocked:
+                return refused("blocked address", fault="target")
+            if isinstance(error.cause.__cause__ or error.cause, ValueError):
+                return refused(f"no usable URL: {error.why}", fault="target")
+            return deferred(f"not connected: {error.why}", fault="target")
+        return answered(answer.status, answer.headers.get("retry-after"), self._clock())
 
     def _request(self, message: Message, key: str) -> httpx.Request:
         url, body = _parsed(message.target), payload(message)
@@ -155,25 +130,9 @@ class WebhookProvider:
             headers["webhook-signature"] = self._signer.sign(key, now, body)
         return httpx.Request("POST", url, content=body.encode(), headers=headers)
 
-    def _open(self) -> AiohttpTransport:
-        tls = httpx.create_ssl_context()
-        connector = _Connector(
-            ssl=tls,
-            limit=CONNECTIONS,
-            limit_per_host=CONNECTIONS_PER_HOST,
-            resolver=self._resolver,
-            socket_factory=None if self.allow_internal else _public_socket,
-        )
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(None)
-        )
-        return AiohttpTransport(verify=tls, client=session)
-
     async def close(self) -> None:
         """Lets the connections go."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.aclose()
+        await self._client.close()
 
 
 def payload(message: Message) -> str:
@@ -199,28 +158,13 @@ def _parsed(target: str) -> httpx.URL:
 
 def answered(status: int, wait: str | None, now: float) -> Outcome:
     """A status in our words."""
-    reason = f"HTTP {status}"
-    if 200 <= status < 300:
-        return sent()
-    if status in RETRIED or 500 <= status < 600:
-        return deferred(reason, retry_after.seconds(wait, now))
-    return refused(reason)
+    code = str(status)
+    meaning = CODES.get(code) or CODES.get(f"{code[0]}xx", _REFUSED)
+    seconds = retry_after.seconds(wait, now) if meaning.kind == "deferred" else None
+    return meaning.outcome(f"HTTP {code}", retry_after=seconds)
 
 
-def _broken(call: _Call, error: Exception) -> Outcome:
-    """A call without an answer in our words."""
-    cause = error if isinstance(error, TimeoutError) else error.__cause__ or error
-    why = type(getattr(cause, "os_error", cause)).__name__
-    if call.connection is not None:
-        return doubtful(f"no answer: {why}")
-    if call.blocked:
-        return refused("blocked address")
-    if isinstance(cause, ValueError):
-        return refused(f"no usable URL: {why}")
-    return deferred(f"not connected: {why}")
-
-
-def make(name: str, settings: ProviderSettings, *, state_dir: Path) -> WebhookProvider:
+def make(name: str, settings: Settings, place: Place) -> WebhookProvider:
     """The webhook provider. Raises SettingsError."""
     if settings.base_url is not None:
         raise SettingsError(f"providers.{name}.base_url: a webhook goes to the URL that is its target")

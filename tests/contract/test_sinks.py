@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from pipeline.providers import registry
-from pipeline.settings import ProviderSettings
+from pipeline.providers.provider import Place, ProviderSettings
 from pipeline.sinks import Ledger, Sink, SmtpSink, WebhookSink
 from schemas.kinds import Channel
 from schemas.message import Message
@@ -20,9 +20,9 @@ from tests.contract.peers import KEY, message
 
 def aim(kind: str, port: int) -> tuple[ProviderSettings, Message]:
     if kind == "smtp":
-        return ProviderSettings(kind="smtp", port=port), message()
+        return registry.settings("smtp", port=port), message()
     url = f"http://127.0.0.1:{port}/hook"
-    return ProviderSettings(kind="webhook", allow_internal=True), message(url, Channel.WEBHOOK, text="{}")
+    return registry.settings("webhook", allow_internal=True), message(url, Channel.WEBHOOK, text="{}")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ async def test_a_sink_of_its_own_process_keeps_a_ledger(
     assert process.stdout is not None
     try:
         settings, sent = aim(kind, int(await process.stdout.readline()))
-        provider = registry.make("main", settings, state_dir=tmp_path)
+        provider = registry.make("main", settings, Place(tmp_path))
         for n, _ in enumerate(effects, 1):
             assert (await provider.send(sent, KEY)).kind == "sent"
             # it answered, so the line is there
@@ -67,7 +67,7 @@ async def test_a_sink_that_starts_again_knows_what_it_knew(tmp_path: Path) -> No
         sink = WebhookSink(ledger)
         await sink.start()
         settings, sent = aim("webhook", sink.port)
-        provider = registry.make("main", settings, state_dir=tmp_path)
+        provider = registry.make("main", settings, Place(tmp_path))
         await provider.send(sent, KEY)
         await provider.send(sent, f"of run {run}")
         await provider.close()
@@ -96,7 +96,7 @@ async def test_two_at_once_with_one_id_are_one_effect(tmp_path: Path) -> None:
     sink = WebhookSink(tmp_path / "ledger.ndjson")
     await sink.start()
     settings, sent = aim("webhook", sink.port)
-    provider = registry.make("main", settings, state_dir=tmp_path)
+    provider = registry.make("main", settings, Place(tmp_path))
     await asyncio.gather(*[provider.send(sent, KEY) for _ in range(30)])
     await provider.close()
     await sink.stop()
@@ -109,7 +109,7 @@ async def test_a_sink_stops_while_its_senders_are_connected() -> None:
     for sink, kind in zip(sinks, ("smtp", "webhook"), strict=True):
         await sink.start()
         settings, sent = aim(kind, sink.port)
-        provider = registry.make("main", settings, state_dir=Path())
+        provider = registry.make("main", settings, Place(Path()))
         assert (await provider.send(sent, KEY)).kind == "sent"
         async with asyncio.timeout(10):
             await sink.stop()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.providers import mime, registry, smtp
+from pipeline.providers.provider import Place
 from pipeline.providers.smtp import SmtpProvider, is_loopback
-from pipeline.settings import ProviderSettings, SettingsError
+from pipeline.settings import SettingsError
 from pipeline.sinks import SmtpSink
 from tests.contract.peers import (
     HOST,
@@ -55,8 +56,8 @@ async def test_what_arrives_is_what_was_composed() -> None:
     text = "First\n.\n..\n.dot\n\r\nEHLO x\r\rend\u2028 of üñí text " + "long " * 300 + "\n.\r\n"
     sink = SmtpSink()
     await sink.start()
-    settings = ProviderSettings(kind="smtp", port=sink.port, **{"from": "Carillon <carillon@example.org>"})
-    provider = registry.make("main", settings, state_dir=Path())
+    settings = registry.settings("smtp", port=sink.port, **{"from": "Carillon <carillon@example.org>"})
+    provider = registry.make("main", settings, Place(Path()))
     outcomes = [await provider.send(message(text=text, html=f"<p>{text}"), KEY) for _ in range(2)]
     await provider.close()
     await sink.stop()
@@ -150,8 +151,8 @@ async def test_any_other_host_needs_tls(host: str, monkeypatch: pytest.MonkeyPat
     assert not is_loopback(host)
     async with listening(smtp_script({})) as peer:
         monkeypatch.setattr(smtp, "is_loopback", lambda asked: is_loopback(host))
-        settings = ProviderSettings(kind="smtp", host=HOST, port=peer.port)
-        provider = registry.make("main", settings, state_dir=Path())
+        settings = registry.settings("smtp", host=HOST, port=peer.port)
+        provider = registry.make("main", settings, Place(Path()))
         assert (await provider.send(message(), KEY)).kind == "deferred"
         await provider.close()
     assert peer.bodies == []
@@ -281,7 +282,7 @@ async def test_who_waits_in_vain_for_a_connection_sent_nothing(
 
 
 def test_settings_that_cannot_be_used_stop_the_process() -> None:
-    for fields in ({"from": "nobody"}, {"base_url": "http://127.0.0.1"}, {"from": "A\r\nB <a@b.c>"}):
-        settings = ProviderSettings.model_validate({"kind": "smtp"} | fields)
+    for fields in ({"from": "nobody"}, {"from": "A\r\nB <a@b.c>"}):
+        settings = registry.settings("smtp", **fields)
         with pytest.raises(SettingsError, match=r"providers\.main"):
-            registry.make("main", settings, state_dir=Path())
+            registry.make("main", settings, Place(Path()))

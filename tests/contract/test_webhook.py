@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from pipeline.providers import registry, retry_after, webhook
+from pipeline.providers import http, registry, retry_after, webhook
 from pipeline.providers.addresses import is_public
+from pipeline.providers.provider import Place
 from pipeline.providers.webhook import WebhookProvider
-from pipeline.settings import ProviderSettings, SettingsError
+from pipeline.settings import SettingsError
 from pipeline.sinks import WebhookSink
 from schemas.kinds import Channel
 from schemas.message import Message
@@ -94,7 +95,7 @@ async def test_a_redirect_inwards_is_not_followed(inside: WebhookProvider) -> No
         away = f"HTTP/1.1 307 Away\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
         async with listening(http_script([away])) as peer:
             outcome = await inside.send(hook(peer.port), KEY)
-    assert (outcome.kind, outcome.reason) == ("refused", "HTTP 307")
+    assert (outcome.kind, outcome.reason) == ("refused", "HTTP 307: the receiver wants it not")
     assert secret_service.connections == 0
 
 
@@ -228,9 +229,9 @@ def test_settings_that_cannot_be_used_stop_the_process() -> None:
         {"signing_secret": "whsec_!"},
         {"signing_secret": "whsec_"},
     ):
-        settings = ProviderSettings(kind="webhook", **fields)
+        settings = registry.settings("webhook", **fields)
         with pytest.raises(SettingsError) as told:
-            registry.make("main", settings, state_dir=Path())
+            registry.make("main", settings, Place(Path()))
         assert "whsec_!" not in str(told.value)
 
 
@@ -254,14 +255,14 @@ async def test_a_host_that_hangs_leaves_the_others_alone() -> None:
     async with listening(http_script(["silent"])) as hung, listening(http_script([OK])) as well:
         calls = [
             asyncio.create_task(provider.send(hook(hung.port), KEY))
-            for _ in range(webhook.CONNECTIONS_PER_HOST + 5)
+            for _ in range(http.CONNECTIONS_PER_HOST + 5)
         ]
         await hung.silent.wait()
         assert (await provider.send(hook(well.port), KEY)).kind == "sent"
         outcomes = [outcome.kind for outcome in await asyncio.gather(*calls)]
         await provider.close()
     assert set(outcomes) <= {"doubtful", "deferred"}
-    assert outcomes.count("doubtful") >= webhook.CONNECTIONS_PER_HOST
+    assert outcomes.count("doubtful") >= http.CONNECTIONS_PER_HOST
 
 
 async def test_our_own_sink_verifies_and_dedupes(inside: WebhookProvider) -> None:

@@ -55,6 +55,7 @@ class Counting:
     name = kind = "null"
     honours_keys = False
     parallel = 1_000
+    platforms = None
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()

@@ -113,6 +113,7 @@ class SlowProvider(NullProvider):
     """One call at a time; remembers which priority each was of."""
 
     parallel = 1
+    platforms = None
 
     def __init__(self) -> None:
         self.called: list[str] = []

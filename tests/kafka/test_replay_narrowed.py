@@ -364,7 +364,7 @@ async def test_what_a_dry_run_counts_is_what_then_happens(kafka: str, tmp_path: 
 class Refusing:
     """A provider that refuses until it is mended, and notes what it is asked to send."""
 
-    name, kind, honours_keys, parallel = "box", "refusing", False, 1
+    name, kind, honours_keys, parallel, platforms = "box", "refusing", False, 1, None
 
     def __init__(self) -> None:
         self.mended, self.calls = False, list[str]()

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from agents import topics as names
 from pipeline.metrics import GAUGES, Metrics
+from pipeline.providers.registry import KINDS, AnyProvider
 from pipeline.settings import ENV_PREFIX, Settings, given
 from pipeline.topics import DAYS, ROLES, Topic, all_topics, changelog
 from schemas.kinds import Channel
@@ -44,6 +45,8 @@ class Setting(NamedTuple):
 
     path: tuple[str, ...]
     field: FieldInfo
+    #: which kind of provider it is for
+    kind: str = ""
 
     @property
     def variable(self) -> str:
@@ -60,13 +63,18 @@ def settings(kind: Any = Settings, above: tuple[str, ...] = ()) -> Iterator[Sett
     """Every setting, in the order of the code: plain values first, then the sections."""
     fields = {field.alias or name: field for name, field in kind.model_fields.items()}
     for name, field in fields.items():
-        if _section(field.annotation) is None:
+        if _section(field.annotation) is None and field.annotation != dict[str, AnyProvider]:
             yield Setting((*above, name), field)
     for name, field in fields.items():
         section = _section(field.annotation)
         if section is not None:
             inner, placeholder = section
             yield from settings(inner, (*above, name, *placeholder))
+        elif field.annotation == dict[str, AnyProvider]:
+            for kind, module in KINDS.items():
+                for setting in settings(module.Settings, (*above, name, NAME)):
+                    if setting.path[-1] != "kind":
+                        yield setting._replace(kind=kind)
 
 
 def _section(kind: Any) -> tuple[type[BaseModel], tuple[str, ...]] | None:
@@ -186,13 +194,15 @@ def configuration() -> str:
         for provider in found.providers.values()
     )
     parts = [MADE, "", CONFIGURATION.format(development=development)]
-    sections: dict[tuple[str, ...], list[list[str]]] = {}
+    sections: dict[tuple[tuple[str, ...], str], list[list[str]]] = {}
     for setting in settings():
         says = setting.field.description or ""
         row = [code(setting.path[-1]), type_of(setting), default_of(setting), code(setting.variable), says]
-        sections.setdefault(setting.path[:-1], []).append(row)
-    for path, rows in sections.items():
+        sections.setdefault((setting.path[:-1], setting.kind), []).append(row)
+    for (path, kind), rows in sections.items():
         title = code(f"[{'.'.join(path)}]") if path else "At the top"
+        if kind:
+            title += f" of kind {code(kind)}"
         parts += [f"## {title}", "", table(["setting", "type", "default", "variable", "what"], rows), ""]
     return "\n".join(parts)
 

@@ -16,6 +16,7 @@ from pipeline.broker.properties import Ports, broker_properties
 from pipeline.cli import main
 from pipeline.metrics import Metrics
 from pipeline.providers import registry
+from pipeline.providers.provider import Place
 from pipeline.providers.smtp import is_loopback
 from pipeline.settings import ENV_PREFIX, Settings, Web, given, load
 from tests.meta import pages
@@ -107,7 +108,7 @@ def test_a_service_runs_a_command_that_exists(name: str) -> None:
 def test_every_provider_can_be_made(settings_of: Any, tmp_path: Path, name: str) -> None:
     for found in settings_of(name).channels.values():
         for called, provider in found.providers.items():
-            assert registry.make(called, provider, state_dir=tmp_path).name == called
+            assert registry.make(called, provider, Place(tmp_path)).name == called
 
 
 def test_a_provider_that_goes_without_tls_shares_the_network_of_its_server(settings_of: Any) -> None:

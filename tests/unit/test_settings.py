@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.providers import smtp
 from pipeline.settings import ENV_PREFIX, Settings, SettingsError, bootstrap_servers, given, load
 from schemas.kinds import Channel
 from tests.meta import pages
@@ -89,6 +90,7 @@ def test_the_environment_wins_over_the_file_and_leaves_the_rest_of_its_section(
     found = loaded(f'[kafka]\ntopic_prefix = "file."\nsession_timeout = 20\n{MAIN}port = 465\nhost = "x"\n')
     main = found.channels[Channel.EMAIL].providers["main"]
     assert (found.kafka.topic_prefix, found.kafka.session_timeout) == ("env.", 20)
+    assert isinstance(main, smtp.Settings)
     assert (main.host, main.port) == ("mail.example.com", 465)
 
 
@@ -130,12 +132,14 @@ def example(setting: pages.Setting, tmp_path: Path) -> str:
     """A value that a setting takes from a variable, other than its default."""
     words = pages.type_of(setting)
     if "`" in words:
-        return words.split("`")[-2] if setting.path[-1] != "kind" else "smtp"
+        return words.split("`")[-2]
     if setting.path[0] == "retention":  # in an order among themselves
         return str(setting.field.default + 0.5)
     if setting.path[-1].endswith("_file"):
         (tmp_path / "secret").write_text(SECRET + "\n")
         return str(tmp_path / "secret")
+    if "up to 1," in f"{words},":
+        return "0.5"
     kind = words.partition(",")[0].partition(":")[0]
     return {
         "text": "words", "secret": SECRET, "path": "somewhere", "whole number": "7", "number": "7.5",
@@ -148,7 +152,7 @@ def test_every_setting_can_be_set_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: pages.Setting
 ) -> None:
     path, value = concrete(setting), example(setting, tmp_path)
-    monkeypatch.setenv(MAIN_VARIABLE + "KIND", "smtp")
+    monkeypatch.setenv(MAIN_VARIABLE + "KIND", setting.kind or "smtp")
     before = find(load(), path) if path[0] != "categories" else None  # of which there are none
     monkeypatch.setenv(setting.variable.replace("<CHANNEL>", "EMAIL").replace("<NAME>", "MAIN"), value)
     assert path[-1] == "kind" or find(load(), path) != before
@@ -166,9 +170,10 @@ def test_an_order_is_json_or_names_with_commas_between(monkeypatch: pytest.Monke
 def test_a_secret_that_looks_like_json_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(MAIN_VARIABLE + "KIND", "smtp")
     monkeypatch.setenv(MAIN_VARIABLE + "PASSWORD", value)
-    password = load().channels[Channel.EMAIL].providers["main"].password
-    assert password is not None
-    assert password.get_secret_value() == value
+    main = load().channels[Channel.EMAIL].providers["main"]
+    assert isinstance(main, smtp.Settings)
+    assert main.password is not None
+    assert main.password.get_secret_value() == value
 
 
 def test_a_section_may_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def written(setting: pages.Setting, key: str, value: str) -> str:
     """A file that sets `key` beside a secret, in the provider main where it belongs there."""
     section = ".".join(concrete(setting)[:-1])
-    kind = 'kind = "smtp"\n' if "providers" in setting.path else ""
+    kind = f'kind = "{setting.kind}"\n' if setting.kind else ""
     return (f"[{section}]\n" if section else "") + f'{kind}{key} = "{value}"\n'
 
 
