@@ -16,8 +16,9 @@ from pipeline.delivery import Delivery
 from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
+from pipeline.pool import Pool
 from pipeline.providers import registry
-from pipeline.providers.provider import Place, Provider
+from pipeline.providers.provider import Place
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -76,7 +77,7 @@ class Roles:
             settings.core.broadcast_page,
             settings.core.broadcast_per_second,
         )
-        self.providers: dict[Channel, Provider] = {}
+        self.pools: dict[Channel, Pool] = {}
         self.claims_kept = milliseconds(settings.retention.claims)
 
     def names(self) -> tuple[str, ...]:
@@ -177,29 +178,30 @@ class Roles:
 
     def _channel(self, app: UnitApp, channel: Channel) -> None:
         channel_settings = self.settings.channels[channel]
-        provider = self.provider(channel)
+        pool = self.pool(channel)
         deadline = max(p.timeout for p in channel_settings.providers.values())
         stage = Delivery(
-            channel, provider, self.wiring, self.metrics, channel_settings.window, deadline,
+            channel, pool, self.wiring, self.metrics, channel_settings.window, deadline,
             milliseconds(self.settings.retention.attempts),
         )  # fmt: skip
         plain = topics.MESSAGES[channel]
         name = self.wiring.name
         app.effect_stage(f"deliver-{channel}", name(plain + topics.EXPRESS), name(plain), stage=stage)
 
-    def provider(self, channel: Channel) -> Provider:
-        """The channel's provider: the first of its order."""
-        if channel not in self.providers:
+    def pool(self, channel: Channel) -> Pool:
+        """The channel's providers, in the order of failover."""
+        if channel not in self.pools:
             of_channel = self.settings.channels[channel]
             order = of_channel.order or tuple(of_channel.providers)
             if not order:
                 raise SettingsError(f"channels.{channel}.providers: there is none")
-            self.providers[channel] = registry.make(
-                order[0],
-                of_channel.providers[order[0]],
-                Place(Path(self.settings.state_dir), self.settings.web.public_url),
+            place = Place(Path(self.settings.state_dir), self.settings.web.public_url)
+            chosen = {name: of_channel.providers[name] for name in order}
+            self.pools[channel] = Pool(
+                [registry.make(name, found, place) for name, found in chosen.items()],
+                {n: one.limit_per_second * one.headroom for n, one in chosen.items() if one.limit_per_second},
             )
-        return self.providers[channel]
+        return self.pools[channel]
 
     # -- status
 

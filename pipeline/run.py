@@ -128,7 +128,7 @@ class Runner:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*[app.stop() for app in self.apps.values()], return_exceptions=True)
-        await asyncio.gather(*[p.close() for p in self.roles.providers.values()], return_exceptions=True)
+        await asyncio.gather(*[pool.close() for pool in self.roles.pools.values()], return_exceptions=True)
         await asyncio.gather(self.reader.stop(), self.control.stop())
 
 

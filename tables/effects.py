@@ -27,7 +27,10 @@ class Attempt(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end."""
+    """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end.
+
+    `tried`: how many attempts count up to it since the effect was opened last; None: all of them.
+    """
 
     n: int
     kind: str
@@ -35,6 +38,7 @@ class Result(NamedTuple):
     provider: str
     provider_message_id: str | None = None
     reason: str | None = None
+    tried: int | None = None
 
 
 class Reopening(NamedTuple):

@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from agents import topics
 from pipeline.broker import EmbeddedKafka
+from pipeline.pool import Pool
 from pipeline.replay import READS
 from pipeline.run import Runner
 from pipeline.settings import Settings, load
@@ -133,7 +134,7 @@ class Scene:
         self.runner = Runner(
             self.settings.model_copy(update={"state_dir": directory / "beside"}), (str(Channel.WEB), "status")
         )
-        self.runner.roles.providers[Channel.WEB] = self.provider
+        self.runner.roles.pools[Channel.WEB] = Pool([self.provider])
         self.desk = StoreDesk(lambda: self.runner.apps.get("status"), directory)
 
     @contextlib.asynccontextmanager

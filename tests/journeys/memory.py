@@ -56,6 +56,19 @@ class NotingProvider:
         return self.answers.get(message.target, self.answer)
 
 
+class One:
+    """The only provider, always ready."""
+
+    def __init__(self, name: str, honours_keys: bool) -> None:
+        self.name, self.keys = name, honours_keys
+
+    def honours_keys(self, provider: str) -> bool:
+        return self.keys and provider == self.name
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        return self.name if only in {None, self.name} else None
+
+
 class Pipeline:
     """Core, delivery and status over one partition each; every record is a unit of its own."""
 
@@ -168,9 +181,8 @@ class Pipeline:
         parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider
         wait: float | None = 0.0
         while wait is not None:
-            admitted = deliver.admit(
-                parcel, self.delivery, self.now, provider.name, honours_keys=provider.honours_keys
-            )
+            one = One(provider.name, provider.honours_keys)
+            admitted = deliver.admit(parcel, self.delivery, self.now, one)
             yield from admitted.sends
             if admitted.attempt is None:
                 return

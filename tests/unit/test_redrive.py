@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given as given_these
@@ -17,7 +16,7 @@ from pipeline.app import Roles
 from pipeline.delivery import Delivery
 from pipeline.engine import Unit
 from pipeline.metrics import Metrics
-from pipeline.providers.provider import Provider
+from pipeline.pool import Pool
 from pipeline.settings import given
 from schemas import outcome
 from schemas.event import Unreadable
@@ -194,9 +193,7 @@ def test_core_gives_a_letter_the_headers_of_its_record(roles: Roles) -> None:
 
 def test_a_redriven_message_joins_no_copy_that_is_under_way(roles: Roles) -> None:
     """A copy that joins ends with the first, undecided; another redrive of the same letter may."""
-    stage = Delivery(
-        Channel.SMS, cast(Provider, SimpleNamespace(parallel=1)), roles.wiring, roles.metrics, 1, 1.0, 1
-    )
+    stage = Delivery(Channel.SMS, Pool([]), roles.wiring, roles.metrics, 1, 1.0, 1)
     value = a_message().to_json()
     effects_of = [
         stage.identify(Arrived("sms-notifications", 0, 4, NOON, b"u-1", value, headers)).effect
