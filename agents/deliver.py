@@ -33,13 +33,15 @@ MOST_WAIT = 60.0
 class Parcel(NamedTuple):
     """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
 
-    `redrive`: the dead letter that it was redriven from, or the replay that copied it.
+    `redrive`: the dead letter that it was redriven from, or the replay that copied it; `provider`: who is to
+    send it now, if that was said.
     """
 
     message: Message
     value: bytes
     origin: Origin
     redrive: str | None = None
+    provider: str | None = None
 
     @property
     def effect(self) -> bytes:
@@ -65,7 +67,8 @@ class Admitted(NamedTuple):
 def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel:
     """Reads a record of a channel topic. Raises Unreadable, which names the field."""
     try:
-        return Parcel(Message.from_json(value), value or b"", origin, redrive.name(headers))
+        message = Message.from_json(value)
+        return Parcel(message, value or b"", origin, redrive.name(headers), redrive.provider(headers))
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
 
@@ -93,8 +96,13 @@ def admit(
             return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
         if expired:
             return Admitted(None, [_expired(message, None)])
+        if parcel.redrive is not None and parcel.provider is not None:  # its retries are to know for whom
+            made = Reopening(1, parcel.redrive, 0, _place(parcel), parcel.provider)
+            effects.put_reopening(rows, effect, made)
         return _attempt(parcel, rows, 1, now, provider)
     result = effects.result(rows, effect, last.n)
+    if _is_anothers(parcel, result, rows, provider):
+        return Admitted(None)
     if result is None:
         keyed = honours_keys and last.provider == provider
         return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
@@ -114,6 +122,14 @@ def admit(
     return Admitted(None, again)
 
 
+def _is_anothers(parcel: Parcel, result: Result | None, rows: Rows, provider: str) -> bool:
+    """Whether a message that was redriven for a provider may still be sent by another, which an attempt left
+    in doubt: the record that it was made for goes on with that."""
+    if parcel.provider is None or not effects.in_doubt_elsewhere(rows, parcel.effect, provider):
+        return False
+    return result is None or _may_go_on(parcel, result, rows, honours_keys=False)
+
+
 FAILURES = ("refused", "deferred")
 """The results that are surely without effect."""
 
@@ -124,10 +140,10 @@ def _reopen(
     """Opens a failed effect again for a copied message, once a letter or replay; None: it goes as without it.
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
-    A letter that is redriven once more says nothing: it would only fail into yet another letter.
+    A letter that is redriven once more says nothing: it would only fail into yet another letter. What another
+    provider may have sent is not for this one: where the operator asked for it, whatever the policy says.
     """
-    made, origin = effects.reopenings(rows, parcel.effect), parcel.origin
-    place = f"{origin.topic}-{origin.partition}-{origin.offset}"
+    made, place = effects.reopenings(rows, parcel.effect), _place(parcel)
     before = next((one for one in made if one.redrive == letter), None)
     if before is not None:
         return None if before.place == place else Admitted(None)
@@ -135,8 +151,24 @@ def _reopen(
         return None
     if expired:
         return Admitted(None, [_expired(parcel.message, last)])
-    effects.put_reopening(rows, parcel.effect, Reopening(len(made) + 1, letter, last.n, place))
+    once = parcel.provider is not None or parcel.message.doubt is Doubt.AT_MOST_ONCE
+    if once and effects.in_doubt_elsewhere(rows, parcel.effect, provider):
+        return Admitted(None, [_stays(parcel, last)])
+    reopening = Reopening(len(made) + 1, letter, last.n, place, parcel.provider)
+    effects.put_reopening(rows, parcel.effect, reopening)
     return _attempt(parcel, rows, last.n + 1, now, provider)
+
+
+def _place(parcel: Parcel) -> str:
+    origin = parcel.origin
+    return f"{origin.topic}-{origin.partition}-{origin.offset}"
+
+
+def _stays(parcel: Parcel, last: Result) -> Send:
+    """The letter of a message that no other provider may send, which says so."""
+    reason = Reason.REFUSED if last.kind == "refused" else Reason.RETRIES_EXHAUSTED
+    error = "not sent by another provider: nobody knows whether an earlier attempt got through"
+    return dead(parcel, reason, error, last.at, last.n, last.provider, last.code)
 
 
 def _attempt(
@@ -201,8 +233,9 @@ def settle(
     exponential-backoff-and-jitter/).
     """
     result = Result(
-        attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason
-    )
+        attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason,
+        outcome.code,
+    )  # fmt: skip
     effects.put_result(rows, parcel.effect, result)
     goes_on = _may_go_on(parcel, result, rows, honours_keys=honours_keys)
     sends = implied(parcel, result, goes_on=goes_on)
@@ -242,7 +275,10 @@ def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Se
         reason = Reason.CALL_CUT_OFF
     sends = [_status(message, state, result.at, reason, result)]
     if state is State.FAILED:
-        sends.append(dead(parcel, reason or Reason.REFUSED, result.reason or "", result.at, result.n))
+        error = result.reason or ""
+        sends.append(
+            dead(parcel, reason or Reason.REFUSED, error, result.at, result.n, result.provider, result.code)
+        )
         if message.has_fallback:
             sends.append(_tell_core(message))
     return sends
@@ -259,13 +295,21 @@ def _tell_core(message: Message) -> Send:
     return Send(topic, key, encode(signal), hash_in(message.id), headers)
 
 
-def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:
-    """The dead letter of a message that will not be sent."""
+def dead(
+    parcel: Parcel,
+    reason: str,
+    error: str,
+    at: int,
+    attempts: int,
+    provider: str | None = None,
+    code: str | None = None,
+) -> Send:
+    """The dead letter of a message that will not be sent: who tried it last, the vendor's code."""
     origin = parcel.origin
     message = parcel.message
     found = dead_letter.headers(
         Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts,
-        original=RANKS[message.priority] or (),
+        original=RANKS[message.priority] or (), provider=provider, code=code,
     )  # fmt: skip
     return Send(
         topics.DEAD_MESSAGES[message.channel],
@@ -291,6 +335,6 @@ def _status(
         reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
-        attempt=result.n if result else attempt, event=message.event,
+        attempt=result.n if result else attempt, event=message.event, code=result.code if result else None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

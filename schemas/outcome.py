@@ -9,6 +9,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     kind: str
     provider_message_id: str | None = None
     reason: str | None = None
+    code: str | None = None
     retry_after: float | None = None
 
 
