@@ -110,7 +110,7 @@ async def test_the_list_shows_who_was_called_last_and_the_vendors_code_and_leads
     office.shelf.put("dlq-sms", provider="backup", code="30007", source="sms-notifications")
     page = await look(office, "/console/dlq")
     is_harmless(page)
-    assert 'href="/console/dlq?provider=main&amp;code=21610"' in page
+    assert "<td>backup</td>" in page and '<td class="id">21610</td>' in page
     for query, letters in (
         ("provider=main&code=21610", [0]),
         ("code=30007", [2, 1]),
@@ -121,7 +121,9 @@ async def test_the_list_shows_who_was_called_last_and_the_vendors_code_and_leads
         found = re.findall(r'href="/console/dlq/dlq-sms-0-(.)"', page)
         assert sorted(found) == sorted(map(str, letters)), query
         assert ('action="/console/dlq/redrive"' in page) == bool(letters)
-    said = text(await look(office, "/console/dlq/dlq-sms-0-0"))
+    one = await look(office, "/console/dlq/dlq-sms-0-0")
+    assert 'href="/console/dlq?provider=main&amp;code=21610"' in one
+    said = text(one)
     assert "Providermain" in said and "Vendor's code21610" in said
 
 
