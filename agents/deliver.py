@@ -35,13 +35,15 @@ MOST_WAIT = 60.0
 class Parcel(NamedTuple):
     """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
 
-    `redrive`: the dead letter that it was redriven from, or the replay that copied it.
+    `redrive`: the dead letter that it was redriven from, or the replay that copied it; `provider`: who is to
+    send it now, if that was said.
     """
 
     message: Message
     value: bytes
     origin: Origin
     redrive: str | None = None
+    provider: str | None = None
 
     @property
     def effect(self) -> bytes:
@@ -81,7 +83,8 @@ class Providers(Protocol):
 def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel:
     """Reads a record of a channel topic. Raises Unreadable, which names the field."""
     try:
-        return Parcel(Message.from_json(value), value or b"", origin, redrive.name(headers))
+        message = Message.from_json(value)
+        return Parcel(message, value or b"", origin, redrive.name(headers), redrive.provider(headers))
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
 
@@ -102,10 +105,20 @@ def admit(
             return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
         if expired:
             return Admitted(None, [_expired(message, None)])
-        return _attempt(parcel, rows, 1, now, providers.choose()) or _no_provider(parcel)
+        attempted = _attempt(parcel, rows, 1, now, providers.choose(only=parcel.provider))
+        if attempted is None:
+            return _no_provider(parcel)
+        if attempted.attempt is not None and parcel.redrive is not None and parcel.provider is not None:
+            # its retries are to know for whom
+            made = Reopening(1, parcel.redrive, 0, _place(parcel), parcel.provider)
+            effects.put_reopening(rows, effect, made)
+        return attempted
     result = effects.result(rows, effect, last.n)
+    if _is_anothers(parcel, result, rows):
+        return Admitted(None)
+    asked = effects.asked_provider(rows, effect)
     if result is None:
-        return _resolve_cut_off(parcel, rows, last, now, providers, expired=expired)
+        return _resolve_cut_off(parcel, rows, last, now, providers, asked, expired=expired)
     keyed = providers.honours_keys(result.provider)
     if _may_go_on(parcel, result, rows, honours_keys=keyed):
         again = [] if told else _implied_so_far(parcel, rows, last.n)
@@ -113,7 +126,7 @@ def admit(
             if result.kind == "deferred":
                 again = [*again, _expired(message, result)]
             return Admitted(None, again)
-        chosen = _choose_after(result, providers, keyed=keyed)
+        chosen = _choose_after(result, providers, asked, keyed=keyed)
         attempted = _attempt(parcel, rows, last.n + 1, now, chosen, again)
         if attempted is not None:
             return attempted
@@ -126,11 +139,22 @@ def admit(
     return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
 
 
-def _choose_after(result: Result, providers: Providers, *, keyed: bool) -> str | float | None:
+def _choose_after(
+    result: Result, providers: Providers, asked: str | None, *, keyed: bool
+) -> str | float | None:
     """Who is called next: another only where the last surely did not send, or may send twice."""
     if result.kind == "deferred":
-        return providers.choose(after=result.provider)
-    return providers.choose(only=result.provider if keyed else None)
+        return providers.choose(after=result.provider, only=asked)
+    return providers.choose(only=result.provider if keyed else asked)
+
+
+def _is_anothers(parcel: Parcel, result: Result | None, rows: Rows) -> bool:
+    """Whether a message that was redriven for a provider may still be sent by another, which an attempt left
+    in doubt: the record that it was made for goes on with that."""
+    asked = parcel.provider
+    if asked is None or not effects.in_doubt_elsewhere(rows, parcel.effect, asked):
+        return False
+    return result is None or _may_go_on(parcel, result, rows, honours_keys=False)
 
 
 FAILURES = ("refused", "deferred")
@@ -143,10 +167,10 @@ def _reopen(
     """Opens a failed effect again for a copied message, once a letter or replay; None: it goes as without it.
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
-    A letter that is redriven once more says nothing: it would only fail into yet another letter.
+    A letter that is redriven once more says nothing: it would only fail into yet another letter. What another
+    provider may have sent is not for this one: where the operator asked for it, whatever the policy says.
     """
-    made, origin = effects.reopenings(rows, parcel.effect), parcel.origin
-    place = f"{origin.topic}-{origin.partition}-{origin.offset}"
+    made, place = effects.reopenings(rows, parcel.effect), _place(parcel)
     before = next((one for one in made if one.redrive == letter), None)
     if before is not None:
         return None if before.place == place else Admitted(None)
@@ -154,10 +178,27 @@ def _reopen(
         return None
     if expired:
         return Admitted(None, [_expired(parcel.message, last)])
-    attempted = _attempt(parcel, rows, last.n + 1, now, providers.choose())
+    chosen = providers.choose(only=parcel.provider)
+    once = parcel.provider is not None or parcel.message.doubt is Doubt.AT_MOST_ONCE
+    if isinstance(chosen, str) and once and effects.in_doubt_elsewhere(rows, parcel.effect, chosen):
+        return Admitted(None, [_stays(parcel, last)])
+    attempted = _attempt(parcel, rows, last.n + 1, now, chosen)
     if attempted is not None and attempted.attempt is not None:
-        effects.put_reopening(rows, parcel.effect, Reopening(len(made) + 1, letter, last.n, place))
+        reopening = Reopening(len(made) + 1, letter, last.n, place, parcel.provider)
+        effects.put_reopening(rows, parcel.effect, reopening)
     return attempted
+
+
+def _place(parcel: Parcel) -> str:
+    origin = parcel.origin
+    return f"{origin.topic}-{origin.partition}-{origin.offset}"
+
+
+def _stays(parcel: Parcel, last: Result) -> Send:
+    """The letter of a message that no other provider may send, which says so."""
+    reason = Reason.REFUSED if last.kind == "refused" else Reason.RETRIES_EXHAUSTED
+    error = "not sent by another provider: nobody knows whether an earlier attempt got through"
+    return dead(parcel, reason, error, last.at, last.n, last.provider, last.code)
 
 
 def _attempt(
@@ -185,7 +226,14 @@ def _no_provider(parcel: Parcel) -> Admitted:
 
 
 def _resolve_cut_off(
-    parcel: Parcel, rows: Rows, last: Attempt, now: int, providers: Providers, *, expired: bool
+    parcel: Parcel,
+    rows: Rows,
+    last: Attempt,
+    now: int,
+    providers: Providers,
+    asked: str | None,
+    *,
+    expired: bool,
 ) -> Admitted:
     """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy.
 
@@ -198,7 +246,7 @@ def _resolve_cut_off(
         if attempted is not None:
             return attempted
     goes_on = not expired and parcel.message.doubt is Doubt.AT_LEAST_ONCE
-    chosen = providers.choose() if goes_on else None
+    chosen = providers.choose(only=asked) if goes_on else None
     if chosen is not None and not isinstance(chosen, str):
         return Admitted(None, (), chosen)
     result = Result(last.n, "cut_off", last.at, last.provider, None, Reason.CALL_CUT_OFF)
@@ -219,14 +267,17 @@ def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
 
 def _may_go_on(parcel: Parcel, result: Result, rows: Rows, *, honours_keys: bool) -> bool:
     """Whether another attempt may follow a result."""
-    if result.n >= MAX_ATTEMPTS:
-        counted_from = effects.counted_from(rows, parcel.effect)
-        tried = result.n - counted_from if result.tried is None else result.tried
-        if tried >= MAX_ATTEMPTS or result.n - counted_from >= MOST_CALLS:
-            return False
+    if result.n >= MAX_ATTEMPTS and is_used_up(result, effects.counted_from(rows, parcel.effect)):
+        return False
     if result.kind == "deferred":
         return True
     return result.kind == "doubtful" and (honours_keys or parcel.message.doubt is Doubt.AT_LEAST_ONCE)
+
+
+def is_used_up(result: Result, counted_from: int) -> bool:
+    """Whether a message has had all its attempts, of those after `counted_from`."""
+    calls = result.n - counted_from
+    return (calls if result.tried is None else result.tried) >= MAX_ATTEMPTS or calls >= MOST_CALLS
 
 
 def settle(
@@ -247,10 +298,12 @@ def settle(
     exponential-backoff-and-jitter/). `counts`: whether it uses up one of the message's attempts;
     `elsewhere`: another provider may be called at once where this one surely did not send.
     """
-    tried = _tried_before(rows, parcel.effect, attempt.n) + counts
+    all_of_them = attempt.n - effects.counted_from(rows, parcel.effect)
+    before = effects.result(rows, parcel.effect, attempt.n - 1) if all_of_them > 1 else None
+    tried = (all_of_them - 1 if before is None or before.tried is None else before.tried) + counts
     result = Result(
         attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason,
-        None if tried == attempt.n else tried,
+        outcome.code, None if tried == all_of_them else tried,
     )  # fmt: skip
     effects.put_result(rows, parcel.effect, result)
     goes_on = _may_go_on(parcel, result, rows, honours_keys=honours_keys)
@@ -262,15 +315,6 @@ def settle(
     if outcome.retry_after is not None:
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
     return sends, min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
-
-
-def _tried_before(rows: Rows, effect: bytes, n: int) -> int:
-    """How many attempts before the n-th count, since the effect was opened last."""
-    counted_from = effects.counted_from(rows, effect) if n > 1 else 0
-    before = effects.result(rows, effect, n - 1) if n - 1 > counted_from else None
-    if before is None or before.tried is None:
-        return n - 1 - counted_from
-    return before.tried
 
 
 def _expired(message: Message, after: Result | None) -> Send:
@@ -301,7 +345,10 @@ def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Se
         reason = Reason.CALL_CUT_OFF
     sends = [_status(message, state, result.at, reason, result)]
     if state is State.FAILED:
-        sends.append(dead(parcel, reason or Reason.REFUSED, result.reason or "", result.at, result.n))
+        error = result.reason or ""
+        sends.append(
+            dead(parcel, reason or Reason.REFUSED, error, result.at, result.n, result.provider, result.code)
+        )
         if message.has_fallback:
             sends.append(_tell_core(message))
     return sends
@@ -318,13 +365,21 @@ def _tell_core(message: Message) -> Send:
     return Send(topic, key, encode(signal), hash_in(message.id), headers)
 
 
-def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:
-    """The dead letter of a message that will not be sent."""
+def dead(
+    parcel: Parcel,
+    reason: str,
+    error: str,
+    at: int,
+    attempts: int,
+    provider: str | None = None,
+    code: str | None = None,
+) -> Send:
+    """The dead letter of a message that will not be sent: who tried it last, the vendor's code."""
     origin = parcel.origin
     message = parcel.message
     found = dead_letter.headers(
         Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts,
-        original=RANKS[message.priority] or (),
+        original=RANKS[message.priority] or (), provider=provider, code=code,
     )  # fmt: skip
     return Send(
         topics.DEAD_MESSAGES[message.channel],
@@ -350,6 +405,6 @@ def _status(
         reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
-        attempt=result.n if result else attempt, event=message.event,
+        attempt=result.n if result else attempt, event=message.event, code=result.code if result else None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

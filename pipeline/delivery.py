@@ -82,6 +82,8 @@ class Delivery:
         except BaseException:
             errand.offer.release()
             raise
+        if admitted.attempt is None:
+            errand.offer.release()
         if admitted.later is not None:
             return admitted.later
         errand.attempt = admitted.attempt

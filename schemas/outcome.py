@@ -17,8 +17,8 @@ class Outcome(Record, frozen=True, kw_only=True):
     kind: str
     provider_message_id: str | None = None
     reason: str | None = None
-    retry_after: float | None = None
     code: str | None = None
+    retry_after: float | None = None
     fault: Fault | None = None
     dead_since: int | None = None
 

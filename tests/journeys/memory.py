@@ -81,6 +81,8 @@ class Pipeline:
         self.places: dict[tuple[str, int], Origin] = {}
         self.unit, self.now = 0, NOON
         self.policy = policy or Policy()
+        #: the providers that a redrive may name
+        self.others: dict[str, NotingProvider] = {}
 
     def user(self, user_id: str, **fields: Any) -> None:
         value = orjson.dumps({"user_id": user_id, **fields})
@@ -135,9 +137,11 @@ class Pipeline:
         send = self.topics[topic][offset]
         return Letter(topic, topic, 0, offset, self.now, send.key, send.value, send.headers or [])
 
-    def redrive(self, letter: Letter) -> list[Send]:
-        """Puts a dead letter back, follows it to its end, and returns everything that was sent on the way."""
-        record = redrive.back(letter, {letter.told("source-topic"): 1})
+    def redrive(self, letter: Letter, to: str | None = None) -> list[Send]:
+        """Puts a dead letter back, for a provider if one is named, follows it to its end, and returns
+        everything that was sent on the way."""
+        known = {letter.told("source-topic"): 1}
+        record = redrive.back(letter, known, None if to is None else redrive.To(to, (letter.plain,)))
         first = Send(record.topic, record.key or b"", record.value, headers=record.headers)
         return list(self._follow([first]))[1:]
 
@@ -178,7 +182,8 @@ class Pipeline:
         return plan.plan(found, origin, work, moment)
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
-        parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider
+        parcel = deliver.read(send.value, origin, send.headers or [])
+        provider = self.others.get(parcel.provider or "", self.provider)
         wait: float | None = 0.0
         while wait is not None:
             one = One(provider.name, provider.honours_keys)

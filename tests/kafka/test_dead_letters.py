@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from click.testing import CliRunner, Result
 
 from pipeline import dead_letters, sinks
@@ -19,7 +19,10 @@ from pipeline.demo.demo import _settings
 from pipeline.run import Runner
 from pipeline.settings import Settings
 from pipeline.topics import create
-from schemas.kinds import Channel, Doubt
+from schemas import dead_letter
+from schemas.ids import hash_in
+from schemas.kinds import Channel, Doubt, Reason
+from tests.journeys.memory import NOON
 from tests.journeys.samples import a_message
 
 pytestmark = pytest.mark.kafka
@@ -203,6 +206,41 @@ async def test_a_redriven_message_right_behind_its_original_is_not_lost(desk: De
         assert [one["attempts"] for one in await desk.letters("--topic", "dlq-webhook")] == ["2", "1"]
     finally:
         await sink.stop()
+
+
+async def test_letters_of_a_provider_are_found_by_its_code_and_sent_by_another(desk: Desk) -> None:
+    value, servers = a_message(channel=Channel.SMS, target="+15550100"), desk.settings.kafka.bootstrap_servers
+    place = hash_in(value.id) % 2
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        for number, (provider, code) in enumerate((("main", "21610"), ("main", "30007"), ("old", "21610"))):
+            headers = dead_letter.headers(
+                Reason.REFUSED, "no", desk.prefix + "sms-notifications", place, number, NOON,
+                provider=provider, code=code,
+            )  # fmt: skip
+            await producer.send_and_wait(
+                desk.prefix + "dlq-sms", value.to_json(), b"u-1", partition=place, headers=headers
+            )
+    (letter,) = await desk.letters("--provider", "main", "--code", "216*")
+    assert (letter["provider"], letter["code"], letter["offset"]) == ("main", "21610", 0)
+    assert len(await desk.letters("--code", "21610", "--code", "30007")) == 3
+    wanted = ("redrive", "--provider", "main", "--code", "21610")
+    unknown = await desk.run(*wanted, "--to-provider", "main")
+    assert unknown.exit_code == 2
+    assert "dlq-sms outbox" in unknown.stderr
+    assert (await desk.told(*wanted, "--to-provider", "outbox"))["redriven"] == 1
+    async with (
+        AIOKafkaConsumer(
+            desk.prefix + "sms-notifications", desk.prefix + "delivery-status",
+            bootstrap_servers=servers, auto_offset_reset="earliest",
+        ) as consumer,
+        asyncio.timeout(60),
+        desk.running("sms"),
+    ):  # fmt: skip
+        back, said = await consumer.getone(), await consumer.getone()
+    assert dict(back.headers)["provider"] == b"outbox"
+    assert dict(back.headers)["redrive"].decode() == f"{desk.prefix}dlq-sms-{place}-0"
+    told = json.loads(said.value)
+    assert (told["notification_id"], told["state"], told["provider"]) == (value.id, "delivered", "outbox")
 
 
 async def test_a_list_is_bounded_and_the_newest_come_first(desk: Desk) -> None:

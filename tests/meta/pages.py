@@ -242,12 +242,15 @@ topics exist. All stamp LogAppendTime. A topic on `-express` takes what is criti
 goes before its plain one; within a lane critical goes before high and normal before low, as far as a task's
 queue reaches, by the header `rank` (`0` first, `2` last, none between). Dead-letter topics hold the
 original bytes; the headers `reason`, `error`, `source-topic`, `source-partition`, `source-offset`,
-`failed-at` and `attempts` say what befell them, and `original-…` what headers they came with. `carillon dlq
+`failed-at` and `attempts` say what befell them, `provider` and `code` (of a message that was tried) who was
+called last and what the vendor calls it, and `original-…` what headers they came with. `carillon dlq
 redrive` puts them back where they came from, with the headers `redrive` (the letter's place),
 `source-topic`, `source-partition`, `source-offset` and `source-time`, by which a record without a key of
-its own is still the same one. A narrowed `carillon replay` copies what it chose with the same headers,
-`replay` (the request) in place of `redrive`; copies of events also have `replay-only` (the notifications
-that they are for), and with `--resend` `replay-generation`.
+its own is still the same one. With `--to-provider` a message has the header `provider` too, the one that is
+to send it now; where an attempt by another one may have got through, it does not. A narrowed `carillon
+replay` copies what it chose with the same headers, `replay` (the request) in place of `redrive`; copies of
+events also have `replay-only` (the notifications that they are for), and with `--resend`
+`replay-generation`.
 
 `carillon topics --schemas` prints the JSON Schema of what travels.
 """

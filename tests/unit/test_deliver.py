@@ -419,6 +419,30 @@ def test_rows_come_back_as_they_were_put() -> None:
     assert effects.last_attempt(rows, effect) == made
 
 
+def test_a_code_is_kept_and_told_with_the_status_and_in_the_letter() -> None:
+    worker = Worker()
+    sends, _ = worker.try_once(Outcome(kind="refused", reason="unsubscribed", code="21610"))
+    assert orjson.loads(sends[0].value or b"")["code"] == "21610"
+    (letter,) = dead(sends)
+    assert (letter["provider"], letter["code"]) == (b"main", b"21610")
+    assert worker.admit() == (None, sends), "the row remembers it"
+
+
+def test_without_a_code_the_rows_and_the_statuses_are_the_bytes_that_they_were() -> None:
+    rows, effect = MemoryRows(), b"e|"
+    effects.put_result(rows, effect, effects.Result(1, "refused", NOW, "main", None, "no"))
+    effects.put_reopening(rows, effect, effects.Reopening(1, "dlq-sms-0-1", 1, "sms-notifications-0-9"))
+    assert rows == {
+        b"r|e|1": b'["refused",%d,"main",null,"no"]' % NOW,
+        b"o|e|1": b'["dlq-sms-0-1",1,"sms-notifications-0-9"]',
+    }
+    assert effects.result(rows, effect, 1) == effects.Result(1, "refused", NOW, "main", None, "no")
+    assert effects.asked_provider(rows, effect) is None
+    worker = Worker()
+    sends, _ = worker.try_once(outcome.refused("no"))
+    assert b"code" not in (sends[0].value or b"") and "code" not in dead(sends)[0]
+
+
 @given(st.none() | st.binary(max_size=60))
 def test_what_is_no_message_is_refused_with_its_field(value: bytes | None) -> None:
     with pytest.raises(Unreadable, match=": "):
