@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 LATENCY, DOWN, FLAP = "latency", "down", "flap"
+BANNER_REFUSED = "banner_refused"
 MAX_SECONDS = 86_400.0
 MAX_COUNT = 1_000_000_000
 MAX_FAULTS = 50
@@ -158,10 +159,7 @@ class Faults:
         """What strikes the next request; `again` says that its key was there before."""
         struck, seconds = Strike(), 0.0
         for n, fault in enumerate(self._all):
-            if fault.name == DOWN:
-                continue
-            self._met[n] += 1
-            if not self._holds(fault, self._met[n], key, again):
+            if fault.name in (DOWN, BANNER_REFUSED) or not self._holds(n, key, again):
                 continue
             if fault.name == LATENCY:
                 seconds += self.random.uniform(*fault.latency)
@@ -169,7 +167,17 @@ class Faults:
                 struck = Strike(fault.name, 0.0, fault.retry_after, fault.taken)
         return struck._replace(seconds=seconds)
 
-    def _holds(self, fault: Fault, met: int, key: str, again: bool) -> bool:
+    def greet(self) -> str:
+        """The fault that strikes the next connection, or ""."""
+        struck = ""
+        for n, fault in enumerate(self._all):
+            if fault.name == BANNER_REFUSED and self._holds(n, "", False):
+                struck = fault.name
+        return struck
+
+    def _holds(self, n: int, key: str, again: bool) -> bool:
+        self._met[n] += 1
+        fault, met = self._all[n], self._met[n]
         if fault.first and met > fault.first:
             return False
         if fault.every and met % fault.every:

@@ -89,9 +89,11 @@ async def _act(asked: web.BaseRequest, act: Act) -> None:
         return
     if act is Act.GARBAGE:
         transport.write(GARBAGE)
-    if act is not Act.RESET:
-        transport.close()
-        return
+    reset(transport) if act is Act.RESET else transport.close()
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Ends a connection so that the client sees a reset."""
     if (plain := transport.get_extra_info("socket")) is not None:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()

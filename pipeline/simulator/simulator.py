@@ -4,19 +4,35 @@ import asyncio
 import contextlib
 import fnmatch
 import functools
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.simulator.callbacks import Callbacks
 from pipeline.simulator.faults import DOWN, LATENCY, Fault, Faults, Strike, parse
 from pipeline.simulator.ledger import Ledger, Note
 from pipeline.simulator.registry import KINDS
 from pipeline.simulator.transport import HOST, Act, Aside
-from pipeline.simulator.vendor import ANSWERS, THROTTLED, Answer, Heard, Request, Rule, Taken, Vendor, Wrong
+from pipeline.simulator.vendor import (
+    ANSWERS,
+    DELIVERED,
+    THROTTLED,
+    Answer,
+    Heard,
+    Request,
+    Rule,
+    Taken,
+    Vendor,
+    Wrong,
+)
+
+log = logging.getLogger(__name__)
 
 NONSENSE = Answer(200, {"content-type": "application/json"}, b'{"\xff\x00": [1, ')
 OVERSIZE_BYTES = 8 << 20
+RETRY_SECONDS = 0.5
 _ACTS = frozenset(Act)
 _STEERED = 10_000
 
@@ -25,7 +41,8 @@ class Simulator:
     """A provider of one kind on loopback: `async with Simulator("webhook") as provider: provider.base_url`.
 
     `ledger` is a file, or a ledger that several share; `faults` are words (docs/simulator.md), and what is
-    drawn is drawn from `seed`. Raises KeyError for an unknown kind, BadFault for an unknown fault.
+    drawn is drawn from `seed`; `callbacks` are the owner's to start and stop. Raises KeyError for an unknown
+    kind, BadFault for an unknown fault, OSError and ValueError for a ledger that cannot be used.
     """
 
     def __init__(
@@ -38,6 +55,7 @@ class Simulator:
         secrets: Mapping[str, str] | None = None,
         seed: int = 0,
         aside: Aside | None = None,
+        callbacks: Callbacks | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         known = KINDS[kind]
@@ -53,9 +71,9 @@ class Simulator:
         self._steering = _Steering(self.vendor.rules, self.faults.known, self.vendor.codes)
         self._scheme = known.listen.scheme
         self._listener = known.listen(self, aside or _nothing_aside)
-        self._clock = clock
+        self._clock, self._callbacks = clock, callbacks
         self._is_open = False
-        self._changed = asyncio.Event()
+        self._changed, self._turning = asyncio.Event(), asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -103,22 +121,31 @@ class Simulator:
         """Closes the listener while the provider is down, and opens it afterwards."""
         while True:
             self._changed.clear()
-            await self._turn()
+            seconds = self.faults.turns_in()
+            try:
+                await self._turn()
+            except OSError as error:  # somebody else took the port meanwhile
+                log.warning("%s cannot come up again: %s", self.kind, error)
+                seconds = RETRY_SECONDS
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.faults.turns_in()):
+                async with asyncio.timeout(seconds):
                     await self._changed.wait()
 
     async def _turn(self) -> None:
-        if self.faults.is_down() == self._is_open:
-            self._is_open = not self._is_open
+        async with self._turning:
+            if self.faults.is_down() != self._is_open:
+                return
             if self._is_open:
-                await self._listener.open(self.port)
-            else:
                 await self._listener.close()
+            else:
+                await self._listener.open(self.port)
+            self._is_open = not self._is_open
 
     def connected(self) -> str:
         """The fault that strikes a connection which was just made, or ""."""
-        return ""
+        if name := self.faults.greet():
+            self.counts.faults[name] += 1
+        return name
 
     def steered(self, to: str) -> str:
         """The vendor's code that refuses this address whatever is sent there, or ""."""
@@ -137,6 +164,8 @@ class Simulator:
         strike = self._strike(heard)
         taken, notes = self._judge(heard, strike)
         await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
+        if self._callbacks is not None:
+            self._call_back(self._callbacks, request, heard, taken, notes)
         if strike.seconds:
             await asyncio.sleep(strike.seconds)
         return self._answer(request, heard, taken, strike)
@@ -172,6 +201,21 @@ class Simulator:
                 Note(one.key, one.to, one.body, effect, struck, found.id if effect else "", one.words)
             )
         return taken, notes
+
+    def _call_back(
+        self,
+        callbacks: Callbacks,
+        request: Request,
+        heard: Sequence[Heard],
+        taken: Sequence[Taken],
+        notes: Sequence[Note],
+    ) -> None:
+        """Tells what becomes of the targets that took effect, whether or not their sender hears an answer."""
+        for one, found, note in zip(heard, taken, notes, strict=True):
+            rule = self._steering.rule(one.to)
+            for what in (rule.receipts if rule is not None else (DELIVERED,)) if note.effect else ():
+                for callback in self.vendor.receipts(request, one, found, what):
+                    callbacks.put(self.kind, callback)
 
     def _answer(
         self, request: Request, heard: Sequence[Heard], taken: Sequence[Taken], strike: Strike
