@@ -8,6 +8,7 @@ from typing import NamedTuple
 LATENCY, DOWN, FLAP = "latency", "down", "flap"
 BANNER_REFUSED = "banner_refused"
 MAX_SECONDS = 86_400.0
+MIN_TURN = 0.05
 MAX_COUNT = 1_000_000_000
 MAX_FAULTS = 50
 WORD = 200
@@ -125,8 +126,8 @@ def _count(word: str, text: str) -> int:
 
 def _turns(word: str, text: str) -> tuple[float, float]:
     up, slash, down = text.partition("/")
-    turns = _seconds(word, up), _seconds(word, down)
-    if not slash or min(turns) < 0.05:
+    turns = (_seconds(word, up), _seconds(word, down)) if slash else (0.0, 0.0)
+    if min(turns) < MIN_TURN:
         raise BadFault(f"{word}: a flap is seconds up and seconds down, such as 5/5")
     return turns
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import jinja2
@@ -14,7 +14,7 @@ import orjson
 from pipeline import __version__
 from pipeline.simulator.callbacks import Callbacks
 from pipeline.simulator.faults import FLAP, BadFault
-from pipeline.simulator.ledger import NEWEST, Entry, Ledger
+from pipeline.simulator.ledger import NEWEST, Ledger, Recent
 from pipeline.simulator.transport import ASIDE
 from pipeline.simulator.vendor import Answer, Request, in_json
 
@@ -50,14 +50,6 @@ class _Refused(Exception):
     def __init__(self, status: int, field: str, why: str) -> None:
         super().__init__(why)
         self.status, self.field = status, field
-
-
-class _Row(NamedTuple):
-    """An entry as the page shows it."""
-
-    entry: Entry
-    words: str
-    at: str
 
 
 class Page:
@@ -110,12 +102,13 @@ class Page:
             self._simulator(kind)
         return kind, max(1, min(limit, NEWEST))
 
-    def _newest(self, kind: str, limit: int) -> list[tuple[Entry, str]]:
-        return [one for one in reversed(self._ledger.newest) if not kind or one[0].kind == kind][:limit]
+    def _newest(self, kind: str, limit: int) -> list[Recent]:
+        return [one for one in reversed(self._ledger.newest) if not kind or one.entry.kind == kind][:limit]
 
     async def _entries(self, request: Request) -> Answer:
         found = self._newest(*self._asked(request))
-        return in_json(200, {"entries": [{**entry._asdict(), "words": words} for entry, words in found]})
+        told = [{**one.entry._asdict(), "words": one.words, "answer": one.answer} for one in found]
+        return in_json(200, {"entries": told})
 
     async def _counts(self, request: Request) -> Answer:
         return in_json(200, self._figures())
@@ -191,8 +184,7 @@ class Page:
             figures=self._figures(), kind=kind, chosen=chosen, wrong=wrong, version=__version__,
             words=given if wrong else chosen.faults.words, known=sorted({*chosen.faults.known, FLAP}),
             rules=chosen.vendor.rules, callbacks=self._callbacks,
-            rows=[_Row(entry, words, _clock(entry.at)) for entry, words in self._newest(kind, limit)],
-            now=_clock(time.time_ns() // 1_000_000)[:8],
+            rows=self._newest(kind, limit), time_of=_clock, now=time.time_ns() // 1_000_000,
         )  # fmt: skip
         return Answer(status, {"content-type": "text/html; charset=utf-8"}, told.encode())
 

@@ -164,12 +164,16 @@ class Simulator:
             return self.vendor.accept(request, (), ())
         strike = self._strike(heard)
         taken, notes = self._judge(heard, strike)
-        await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
+        added = await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
         if self._callbacks is not None:
             self._call_back(self._callbacks, request, heard, taken, notes)
         if strike.seconds:
             await asyncio.sleep(strike.seconds)
-        return self._answer(request, heard, taken, strike)
+        answer = self._answer(request, heard, taken, strike)
+        told = answer.replace("_", " ") if isinstance(answer, Act) else str(answer.status)
+        for one in added:
+            one.answer = told
+        return answer
 
     def _strike(self, heard: Sequence[Heard]) -> Strike:
         """What strikes the request as a whole: by its addresses first, then by the faults in force."""

@@ -142,6 +142,7 @@ class Maker(Protocol):
 
     `secrets` are the fields that the provider's settings have under the same names (`auth_token`, …); for one
     that is not given the speaker has a fixed default, or verifies nothing where a client may go unsigned.
+    Raises ValueError, without the secret, for one that cannot be used.
     """
 
     def __call__(self, secrets: Mapping[str, str], clock: Callable[[], float]) -> Vendor: ...
