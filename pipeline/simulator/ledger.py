@@ -70,8 +70,8 @@ class Counts:
         self.took_effect = 0
         self.several = 0
         """Keys that took effect more than once."""
-        self.wrong = 0
-        """Requests that were refused as a whole, unsigned ones for instance; they are no entries."""
+        self.wrong: Counter[str] = Counter()
+        """Requests that were refused as a whole, by why: unsigned ones for instance. They are no entries."""
         self._most = 0
         self._last = 0
         self._second: deque[int] = deque()

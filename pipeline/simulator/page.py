@@ -121,7 +121,7 @@ class Page:
                 "base_url": one.base_url, "up": one.is_open, "faults": one.faults.words,
                 "requests": counts.arrivals, "targets": counts.targets, "keys": len(counts.requests),
                 "effects": counts.took_effect, "keys_with_several_effects": counts.several,
-                "wrong": counts.wrong, "most_in_a_second": counts.most_in_a_second(),
+                "wrong": dict(counts.wrong), "most_in_a_second": counts.most_in_a_second(),
                 "struck": dict(counts.faults),
             }  # fmt: skip
         return figures

@@ -158,7 +158,7 @@ class Simulator:
         try:
             heard = self.vendor.hear(request)
         except Wrong as wrong:
-            self.counts.wrong += 1
+            self.counts.wrong[wrong.why] += 1
             return wrong.answer
         if not heard:
             return self.vendor.accept(request, (), ())
@@ -167,12 +167,15 @@ class Simulator:
         added = await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
         if self._callbacks is not None:
             self._call_back(self._callbacks, request, heard, taken, notes)
-        if strike.seconds:
-            await asyncio.sleep(strike.seconds)
-        answer = self._answer(request, heard, taken, strike)
-        told = answer.replace("_", " ") if isinstance(answer, Act) else str(answer.status)
-        for one in added:
-            one.answer = told
+        told = "nobody waited"
+        try:
+            if strike.seconds:
+                await asyncio.sleep(strike.seconds)
+            answer = self._answer(request, heard, taken, strike)
+            told = answer.replace("_", " ") if isinstance(answer, Act) else str(answer.status)
+        finally:
+            for one in added:
+                one.answer = told
         return answer
 
     def _strike(self, heard: Sequence[Heard]) -> Strike:

@@ -79,7 +79,8 @@ class Rule(NamedTuple):
     """What comes of a request by its address alone, so that who sends it can steer.
 
     `to` is a glob (fnmatch, any case). `does` is a code of the vendor, which refuses that target; or the word
-    of a fault ("latency=3", "server_error", "hang"), which strikes the whole request; or "" for accepted.
+    of a fault without conditions ("latency=3", "server_error", "hang"), which strikes the whole request; or
+    "" for accepted.
     `receipts` are told afterwards where it was accepted and callbacks are asked for.
     """
 

@@ -170,7 +170,10 @@ async def test_two_at_once_with_one_id_are_one_effect(tmp_path: Path) -> None:
 async def test_a_request_that_is_refused_as_a_whole_is_no_entry() -> None:
     async with Simulator("webhook", secrets={"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}) as provider:
         assert (await exchange(provider.port)).startswith(b"HTTP/1.1 401 ")
-        assert (provider.counts.wrong, provider.counts.arrivals, provider.requests) == (1, 0, {})
+        assert provider.counts.wrong == {"not signed with the secret": 1}
+        assert (provider.counts.arrivals, provider.requests) == (0, {})
+        async with httpx.AsyncClient(base_url=provider.base_url) as client:
+            assert "not signed with the secret <b>1</b>" in (await client.get("/_simulator/")).text
 
 
 # faults on the wire
@@ -209,6 +212,14 @@ async def test_a_hang_says_nothing_and_ends_with_its_client() -> None:
         async with asyncio.timeout(5):
             await provider.set_faults([])
             assert (await exchange(provider.port, key="k2")).startswith(b"HTTP/1.1 204 ")
+
+
+async def test_who_does_not_wait_for_an_answer_is_seen_to_have_gone() -> None:
+    async with Simulator("webhook", faults=["latency=60"]) as provider:
+        with pytest.raises(TimeoutError):
+            await exchange(provider.port, wait=0.3)
+        await until(lambda: provider.ledger.newest[-1].answer == "nobody waited")
+        assert provider.effects == {"k1": 1}
 
 
 async def test_latency_is_waited_for() -> None:
@@ -345,7 +356,7 @@ async def test_mail_wants_its_password() -> None:
         async with sender(provider) as send:
             assert "530" in ((await send()).reason or "")
         assert provider.effects == {KEY: 1}
-        assert provider.counts.wrong == 1
+        assert provider.counts.wrong == {"not signed in": 1}
 
 
 # receipts

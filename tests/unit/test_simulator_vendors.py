@@ -26,7 +26,8 @@ def test_its_rules_do_what_it_can_do(kind: str) -> None:
         assert rule.to.strip("*"), "a rule for every address would leave none for success"
         assert rule.says
         if rule.does and rule.does not in vendor.codes:
-            parse(rule.does, faults_of(kind))
+            assert ":" not in rule.does, "conditions are for faults that are set"
+            assert parse(rule.does, faults_of(kind)).name not in {"down", "banner_refused"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
