@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agents.catalogue import Catalogue
-from pipeline import __version__, state_owner, topics
+from pipeline import __version__, attachments, state_owner, topics
 from pipeline.app import Roles
 from pipeline.broadcasts import cancel
 from pipeline.catalogue import CatalogueReader, publish
@@ -159,7 +159,7 @@ async def until_told(on_stop: Callable[[], None] = lambda: None) -> AsyncIterato
 async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
     """Runs roles and pages until SIGINT or SIGTERM."""
     runner = Runner(settings, wanted)
-    async with until_told() as told:
+    async with until_told() as told, attachments.kept(settings) as store:
         try:
             await runner.start()
             token = operator_token(settings)
@@ -179,6 +179,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 hosts=(public.hostname,) if public.hostname else (),
                 secure=public.scheme == "https",
                 cancel=partial(cancel, settings),
+                store=store,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host

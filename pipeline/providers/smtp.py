@@ -10,13 +10,15 @@ import ipaddress
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 import aiosmtplib
 from aiosmtplib import SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 
+from pipeline.attachments.attached import AGAIN_SECONDS, Attached, NotFetched
+from pipeline.attachments.store import Attachment
 from pipeline.providers import mime
 from pipeline.providers.mime import Letter, Sender, Unsendable
 from pipeline.settings import ProviderSettings, SettingsError
@@ -34,6 +36,7 @@ REASON = 200
 class Stage(StrEnum):
     """How far a message came: up to BODY it was surely not sent."""
 
+    FETCH = "attachments"
     CONNECT = "connect"
     ENVELOPE = "envelope"
     BODY = "body"
@@ -96,7 +99,7 @@ class _Progress:
     __slots__ = ("stage",)
 
     def __init__(self) -> None:
-        self.stage = Stage.CONNECT
+        self.stage = Stage.FETCH
 
 
 class _Stale(Exception):
@@ -123,8 +126,10 @@ class SmtpProvider:
         plaintext: bool = False,
         tls_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
+        attachments: Attached | None = None,
     ) -> None:
         """`plaintext` allows a connection without TLS: right for loopback alone."""
+        self.attachments = attachments
         self.name, self.timeout, self._clock, self._sender = name, timeout, clock, sender
         self._from = f"FROM:<{sender.address}>".encode()
         self._host, self._port, self._username, self._password = host, port, username, password
@@ -135,23 +140,43 @@ class SmtpProvider:
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Sends once; over a second connection only where the first surely took nothing."""
-        try:
-            letter = mime.compose(message, key, self._sender)
-        except Unsendable as error:
-            return refused(str(error))
-        except Exception as error:
-            return refused(f"no e-mail can be made of it: {type(error).__name__}")
         progress = _Progress()
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout), self._attached(message) as attached:
+                letter = await self._composed(message, key, attached)
+                progress.stage = Stage.CONNECT
                 async with self._slots:
                     return await self._send(letter, progress)
+        except Unsendable as error:
+            return refused(str(error))
+        except NotFetched as error:
+            return error.outcome
         except SMTPResponseException as error:
             return judged(progress.stage, SMTPResponse(error.code, error.message))
         except (TimeoutError, OSError, SMTPException) as error:
+            if progress.stage is Stage.FETCH:  # no fault of the server's
+                return deferred(f"{Stage.FETCH}: {type(error).__name__}", AGAIN_SECONDS)
             return unanswered(progress.stage, type(error).__name__)
         except Exception as error:
             return unanswered(progress.stage, f"raised {type(error).__name__}")
+
+    def _attached(self, message: Message) -> contextlib.AbstractAsyncContextManager[Sequence[Attachment]]:
+        if not message.attachments:
+            return contextlib.nullcontext(())
+        if self.attachments is None:
+            raise Unsendable("has attachments, for which there is no store")
+        return self.attachments.held(message)
+
+    async def _composed(self, message: Message, key: str, attached: Sequence[Attachment]) -> Letter:
+        """Raises Unsendable."""
+        try:
+            if attached:  # megabytes take a while
+                return await asyncio.to_thread(mime.compose, message, key, self._sender, attached)
+            return mime.compose(message, key, self._sender)
+        except Unsendable:
+            raise
+        except Exception as error:
+            raise Unsendable(f"no e-mail can be made of it: {type(error).__name__}") from None
 
     async def _send(self, letter: Letter, progress: _Progress) -> Outcome:
         while True:
@@ -174,7 +199,7 @@ class SmtpProvider:
         options = []
         if "size" in connection.esmtp_extensions:
             most = connection.esmtp_extensions["size"]
-            if most.isdigit() and 0 < int(most) < len(letter.data):
+            if most.isascii() and most.isdigit() and 0 < int(most) < len(letter.data):
                 return refused(f"too large: {len(letter.data)} bytes of {most}")
             options.append(b"SIZE=%d" % len(letter.data))
         if letter.utf8:
