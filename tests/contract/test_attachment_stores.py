@@ -1,6 +1,7 @@
 """Every store of attachments keeps the same promises: a directory, and a bucket of moto's server."""
 
 import asyncio
+import itertools
 import os
 import socket
 import stat
@@ -68,8 +69,13 @@ def bucket(endpoint: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(params=["local", "s3"])
 async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kept]:
-    clock = Clock()
-    terms = Terms(100_000, KEEP, SLACK, clock=clock)
+    clock, turn = Clock(), itertools.count()
+
+    def token(size: int) -> bytes:
+        n = next(turn)  # in two directories, whose names are the first two digits
+        return bytes([n % 2]) + n.to_bytes(size - 1)
+
+    terms = Terms(100_000, KEEP, SLACK, clock=clock, token=token)
     if request.param == "local":
         directory = tmp_path / "kept" / "here"
         store: Store = LocalStore(directory, terms)
@@ -173,7 +179,7 @@ async def test_a_sweep_is_bounded_and_goes_on_where_it_ended(
     monkeypatch.setattr(local, "PAGE", 4)
     monkeypatch.setattr(s3, "PAGE", 4)
     for n in range(10):
-        kept.clock.now = NOW if n % 2 else NOW + 5 * DAY
+        kept.clock.now = NOW if n % 4 < 2 else NOW + 5 * DAY
         await kept.store.put(NAME, TYPE, b"x")
     deleted, after, pages = 0, "", 0
     while True:
@@ -182,7 +188,7 @@ async def test_a_sweep_is_bounded_and_goes_on_where_it_ended(
         deleted, after, pages = deleted + swept.deleted, swept.after, pages + 1
         if not after:
             break
-    assert (deleted, pages, len(kept.names())) == (5, 3, 5)
+    assert (deleted, pages, len(kept.names())) == (6, 3, 4)
 
 
 async def test_a_sweep_leaves_what_is_not_ours(kept: Kept) -> None:

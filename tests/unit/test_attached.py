@@ -204,6 +204,25 @@ async def test_messages_are_held_only_as_long_as_there_is_room(shelf: Shelf) -> 
     await asyncio.gather(send(20, 500))  # more than all the room: it has it for itself
 
 
+async def test_who_gives_up_waiting_takes_no_room_and_gives_none() -> None:
+    room, go_on = _Room(100), asyncio.Event()
+    inside: list[int] = []
+
+    async def take(n: int) -> None:
+        async with room.taken(100):
+            inside.append(n)
+            await go_on.wait()
+
+    first, second, third = [asyncio.create_task(take(n)) for n in range(3)]
+    await settled()
+    second.cancel()
+    await settled()
+    assert inside == [0]
+    go_on.set()
+    await asyncio.gather(first, third)
+    assert inside == [0, 2]
+
+
 @given(st.lists(st.tuples(st.integers(1, 150), st.sampled_from("tgc")), max_size=30))
 def test_room_is_never_given_twice_and_never_lost(turns: list[tuple[int, str]]) -> None:
     async def run() -> None:
