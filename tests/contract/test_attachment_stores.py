@@ -69,7 +69,7 @@ def bucket(endpoint: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(params=["local", "s3"])
 async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kept]:
-    clock, turn = Clock(), itertools.count()
+    clock, turn = Clock(), itertools.count(1)
 
     def token(size: int) -> bytes:
         n = next(turn)  # in two directories, whose names are the first two digits
