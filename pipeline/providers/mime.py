@@ -32,7 +32,8 @@ NAME_LINE = 60
 """Characters of a name in one line."""
 _WORD = "[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:; charset={_WORD})?")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9!#$&'()+,.;=@_ -]{1,60}")
+_PLAIN_WORD = r"[A-Za-z0-9!#$&'()+,.;=@_-]+"
+_PLAIN_NAME = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD})*")
 _PLAIN_TEXT = re.compile(r"[ -~]*")
 
 
@@ -115,7 +116,7 @@ def _media_type(written: str) -> str:
 
 def _file_name(name: str) -> str:
     """The parameter that tells a name (RFC 2231), in lines that are not too long."""
-    if _PLAIN_NAME.fullmatch(name):
+    if len(name) <= NAME_LINE and _PLAIN_NAME.fullmatch(name):
         return f';\r\n filename="{name}"'
     quoted, found, n = "utf-8''" + quote(name, safe=""), "", 0
     if len(quoted) <= NAME_LINE:
