@@ -95,5 +95,5 @@ def _of_digest(
         item, id=digest, step=step, event=EventRef(source=SOURCE, id=digest, type=item.event.type),
         event_at=at, position=f"digest:{digest}", template=rule.template or item.template, content=None,
         variables=variables, scheduled_at=None, waited_for=None, expires_at=None, metadata=None,
-        broadcast=None,
+        broadcast=None, attachments=None,
     )  # fmt: skip

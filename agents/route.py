@@ -40,6 +40,7 @@ class Router:
             at=self.at, category=n.category, priority=n.priority, doubt=n.doubt, expires_at=n.expires_at,
             has_fallback=has_fallback, platform=device.platform if device else None,
             keys=(device.keys or None) if device else None,
+            attachments=n.attachments if channel is Channel.EMAIL else None,
         )  # fmt: skip
         status = Status(
             notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,

@@ -12,6 +12,7 @@ from typing import Any
 from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
+from pipeline.attachments import stores
 from pipeline.delivery import Delivery
 from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
@@ -78,6 +79,7 @@ class Roles:
             settings.core.broadcast_per_second,
         )
         self.pools: dict[Channel, Pool] = {}
+        self.attached = stores.attached(settings)
         self.claims_kept = milliseconds(settings.retention.claims)
 
     def names(self) -> tuple[str, ...]:
@@ -195,7 +197,7 @@ class Roles:
             order = of_channel.order or tuple(of_channel.providers)
             if not order:
                 raise SettingsError(f"channels.{channel}.providers: there is none")
-            place = Place(Path(self.settings.state_dir), self.settings.web.public_url)
+            place = Place(Path(self.settings.state_dir), self.settings.web.public_url, self.attached)
             chosen = {name: of_channel.providers[name] for name in order}
             self.pools[channel] = Pool(
                 [registry.make(name, found, place) for name, found in chosen.items()],

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from agents.catalogue import Catalogue
 from pipeline import __version__, state_owner, topics
 from pipeline.app import Roles
+from pipeline.attachments import stores
 from pipeline.broadcasts import cancel
 from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
@@ -129,6 +130,7 @@ class Runner:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*[app.stop() for app in self.apps.values()], return_exceptions=True)
         await asyncio.gather(*[pool.close() for pool in self.roles.pools.values()], return_exceptions=True)
+        await self.roles.attached.close()
         await asyncio.gather(self.reader.stop(), self.control.stop())
 
 
@@ -159,7 +161,7 @@ async def until_told(on_stop: Callable[[], None] = lambda: None) -> AsyncIterato
 async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
     """Runs roles and pages until SIGINT or SIGTERM."""
     runner = Runner(settings, wanted)
-    async with until_told() as told:
+    async with until_told() as told, stores.kept(settings) as store:
         try:
             await runner.start()
             token = operator_token(settings)
@@ -179,6 +181,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 hosts=(public.hostname,) if public.hostname else (),
                 secure=public.scheme == "https",
                 cancel=partial(cancel, settings),
+                store=store,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host

@@ -191,6 +191,34 @@ def _development_channels() -> dict[Channel, ChannelSettings]:
     }
 
 
+class AttachmentSettings(Section):
+    """Files that are uploaded to be attached to e-mails, and where they are kept."""
+
+    store: Literal["local", "s3"] = Field("local", description="a directory, or a bucket of S3 or its like")
+    directory: Path | None = Field(
+        None,
+        description="local: where they are, for all machines; none: `attachments` below state_dir",
+    )
+    bucket: str | None = Field(None, description="s3: the bucket; they are below `attachments/` in it")
+    endpoint_url: str | None = Field(None, description="s3: the server; none: Amazon's of the region")
+    region: str = Field("us-east-1", description="s3: the bucket's region")
+    access_key_id: str | None = Field(
+        None, description="s3: to sign with; none: the credentials that the machine gives"
+    )
+    secret_access_key: SecretStr | None = Field(None, description="s3: of access_key_id")
+    secret_access_key_file: Path | None = Field(None, description="s3: a file that holds secret_access_key")
+    max_bytes: int = Field(10_000_000, ge=1, le=100_000_000, description="of one attachment")
+    max_message_bytes: int = Field(
+        15_000_000, ge=1, le=100_000_000, description="of all attachments of a message; a third more travels"
+    )
+    keep_days: float = Field(
+        30,
+        gt=0,
+        le=3_650,
+        description="days for which one may be asked for; it is deleted when retention.attempts are over too",
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -222,6 +250,7 @@ class Settings(BaseSettings):
     categories: dict[str, Category] = Field(default_factory=dict)
     retention: Retention = Field(default_factory=Retention)
     channels: dict[Channel, ChannelSettings] = Field(default_factory=_development_channels)
+    attachments: AttachmentSettings = Field(default_factory=AttachmentSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -95,6 +95,7 @@ class Notification(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     throttle: Limit | None = None
     waited_for: str | None = None
     broadcast: str | None = None
+    attachments: tuple[str, ...] | None = None
 
 
 class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):

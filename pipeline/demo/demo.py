@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import topics
 from pipeline import __version__
+from pipeline.attachments import stores
 from pipeline.broadcasts import cancel
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo import oracle
@@ -117,10 +118,12 @@ class Demo:
         desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
         tasks = Tasks.of(runner.running, settings)
         stack.push_async_callback(tasks.close)
+        store = await stack.enter_async_context(stores.kept(settings))
         app = server.create(
             desk, Tables(runner.held), tasks, Repairs.of(settings),
             operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
             readiness=runner.readiness, metrics=runner.metrics, cancel=partial(cancel, settings),
+            store=store,
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)

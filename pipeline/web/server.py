@@ -15,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from pipeline.attachments import Store
 from pipeline.metrics import CONTENT_TYPE, Metrics
 from pipeline.web import (
     api,
+    attachments,
     broadcasts,
     console,
     operate_api,
@@ -59,11 +61,13 @@ def create(
     secure: bool = False,
     clock: Callable[[], float] = time.time,
     cancel: broadcasts.Cancel | None = None,
+    store: Store | None = None,
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
-    reach it over https; `cancel` has every partition told that a broadcast is cancelled.
+    reach it over https; `cancel` has every partition told that a broadcast is cancelled; `store` keeps
+    what is uploaded to be attached.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     sessions = Sessions(token, clock, secure=secure)
@@ -82,6 +86,8 @@ def create(
     app.include_router(repair_console.router(repairs, pages, sessions))
     app.include_router(operate_console.router(pages, operations))
     app.include_router(broadcasts.api_router(desk, cancel))
+    if store is not None:
+        app.include_router(attachments.router(store))
     app.include_router(broadcasts.console_router(desk, pages, sessions, cancel))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(

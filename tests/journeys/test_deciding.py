@@ -88,6 +88,18 @@ def test_what_is_scheduled_goes_out_at_its_time_and_not_a_moment_before() -> Non
     assert nothing_waits(found)
 
 
+def test_attachments_are_still_there_after_a_wait_and_not_in_a_digest() -> None:
+    id = f"{'a' * 32}-5-{NOON // 86_400_000 + 1}"
+    found = pipeline(channels=["email", "sms"])
+    ask(found, scheduled_at=rfc3339(NOON + HOUR), attachments=[id])
+    found.pass_time(HOUR)
+    assert {m.channel: m.attachments for _, m in found.provider.calls} == {"email": (id,), "sms": None}
+    found = digesting(flush_at=2)
+    for n in range(2):
+        ask(found, f"k-{n}", attachments=[id])
+    assert [message.attachments for _, message in found.provider.calls] == [None]
+
+
 def test_what_is_scheduled_then_cancelled_never_goes_out() -> None:
     found = pipeline()
     ask(found, scheduled_at=rfc3339(NOON + HOUR))
