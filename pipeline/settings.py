@@ -34,7 +34,7 @@ _OTHER_VARIABLES = {
     "CARILLON_FAILPOINT",
     "CARILLON_FAILPOINT_LOG",
     "CARILLON_MAVEN_REPOSITORY",
-    "CARILLON_SINK_SECRET",
+    "CARILLON_SIMULATOR_SECRETS",
 }
 _ROLES = ("core", *(str(channel) for channel in Channel), "status")
 

@@ -244,6 +244,17 @@ async def test_down_is_refused_and_up_is_the_same_port(kind: str) -> None:
         assert provider.port == port
 
 
+async def test_what_hangs_is_dropped_at_once_when_it_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.simulator.server.STOP_SECONDS", 60.0)
+    async with Simulator("webhook", faults=["hang"]) as provider:
+        call = asyncio.create_task(exchange(provider.port))
+        await until(lambda: provider.counts.took_effect == 1)
+        async with asyncio.timeout(10):
+            await provider.set_faults(["down"])
+            with contextlib.suppress(ConnectionResetError):
+                assert await call == b""
+
+
 async def test_a_flap_turns_by_itself() -> None:
     async with Simulator("webhook", faults=["flap=0.2/0.2"]) as provider:
         seen = ""

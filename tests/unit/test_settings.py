@@ -182,7 +182,7 @@ def test_a_section_may_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (load().kafka.topic_prefix, load().kafka.partitions) == ("x.", {"core": 3})
 
 
-@pytest.mark.parametrize("name", ["FAILPOINT", "FAILPOINT_LOG", "MAVEN_REPOSITORY", "SINK_SECRET"])
+@pytest.mark.parametrize("name", ["FAILPOINT", "FAILPOINT_LOG", "MAVEN_REPOSITORY", "SIMULATOR_SECRETS"])
 def test_variables_of_other_parts_are_let_through(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(ENV_PREFIX + name, "x")
     load()
