@@ -273,8 +273,8 @@ def _choose(
     notes: Sequence[Note] = ()
     counters: Sequence[rules.Counter] = ()
     if is_open(pinned):
-        if notification.digest is not None and (gathered := gather.add(notification, now, work)) is not None:
-            return _claimed(notification, origin, key, work, gathered)
+        if notification.digest is not None:
+            return _claimed(notification, origin, key, work, gather.add(notification, now, work))
         if _resumes(notification.step) < MOST_RESUMES:
             until, note = rules.quiet(notification, of, now)
             if until is not None:
@@ -386,7 +386,7 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
 def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
     sends = []
     if instead.flushes and claims.find(rows, claims.key(instead.digest or "", DIGEST)) is None:
-        sends.append(gather.whole(notification, instead.digest or "", claim.origin.at, rows))
+        sends.append(gather.whole(notification, instead, claim.origin.at, rows))
     if notification.step == COLLECT:
         return sends
     if instead.due is not None:
