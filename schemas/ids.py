@@ -11,7 +11,7 @@ UserId = NewType("UserId", str)
 NotificationId = NewType("NotificationId", str)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def user_hash(user_id: str) -> int:
     """The 32 bits of murmur2 by which Kafka's default partitioner places the user."""
     return int(murmur2(user_id.encode())) & 0xFFFFFFFF

@@ -8,6 +8,7 @@ import pytest
 
 from agents import topics
 from agents.catalogue import Catalogue
+from agents.gather import MAX_ITEM_BYTES
 from agents.plan import Policy
 from agents.sending import Send
 from agents.versions import rolled_back
@@ -422,6 +423,22 @@ def test_a_digest_counts_once_against_the_cap() -> None:
         ask(found, f"k-{n}")
     found.pass_time(HOUR)
     assert len(told(found)) == 1
+
+
+def test_what_is_too_large_to_be_gathered_goes_out_at_once_as_a_digest_of_one() -> None:
+    found = digesting()
+    ask(found, "k-0")
+    large = {"order": {"id": "k-1", "notes": "x" * MAX_ITEM_BYTES}}
+    ask(found, "k-1", variables=large)
+    ask(found, "k-2")
+    assert told(found) == [("email", "k-1 ")]
+    assert states(found, "k-1") == {"": ("digested", "in_digest")}
+    found.pass_time(HOUR)
+    assert told(found) == [("email", "k-1 "), ("email", "k-0 k-2 ")]
+    assert nothing_waits(found)
+    for topic in (topics.EVENTS, topics.NOTIFICATIONS):
+        found.replay(topic)
+    assert len(told(found)) == 2
 
 
 # -- fallback
