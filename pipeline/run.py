@@ -166,7 +166,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             await runner.start()
             token = operator_token(settings)
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
-            tasks = Tasks.of(runner.running, settings)
+            tasks = Tasks.of(runner.running, settings, runner.roles.pools)
             public = urlsplit(settings.web.public_url)
             app = server.create(
                 desk,
