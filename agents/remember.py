@@ -13,6 +13,7 @@ from schemas.ids import user_hash
 from schemas.kinds import Priority, State
 from schemas.message import Contents
 from schemas.notification import SEEN, SUPPRESS, Signal
+from schemas.report import Report
 from schemas.status import Status
 from tables import broadcasts, history
 from tables.rows import Rows
@@ -54,16 +55,21 @@ def signals(status: Status, rows: Rows) -> list[Send]:
     return [Send(topics.NOTIFICATION_LANES[Priority.HIGH], key, signal.to_json(), user_hash(status.user_id))]
 
 
-_read: Callable[[bytes], Contents | Progress] = msgspec.json.Decoder(Contents | Progress).decode
+_read: Callable[[bytes], Contents | Progress | Report] = msgspec.json.Decoder(
+    Contents | Progress | Report
+).decode
 
 
-def remember_contents(value: bytes | None, rows: Rows) -> None:
-    """Keeps rendered content, or how far a broadcast is. Raises Unreadable."""
+def remember_contents(value: bytes | None, rows: Rows) -> Report | None:
+    """Keeps rendered content, or how far a broadcast is; a report is handed back. Raises Unreadable."""
     try:
         found = _read(value or b"")
     except (ValueError, RecursionError) as error:
         raise Unreadable(problem(error)) from None
     if isinstance(found, Progress):
         broadcasts.tell(rows, found)
+    elif isinstance(found, Report):
+        return found
     else:
         history.keep_contents(rows, found)
+    return None
