@@ -10,7 +10,7 @@ from schemas.base import RecordUnreadable, problem
 from schemas.broadcast import Progress
 from schemas.event import Unreadable
 from schemas.ids import user_hash
-from schemas.kinds import Priority, State
+from schemas.kinds import Channel, Priority, State
 from schemas.message import Contents
 from schemas.notification import SEEN, SUPPRESS, Signal
 from schemas.report import Report
@@ -45,7 +45,7 @@ def signals(status: Status, rows: Rows) -> list[Send]:
     if status.state in _UNWANTED and status.channel is not None and status.target_id is not None:
         signal = Signal(
             kind=SUPPRESS, id=status.notification_id, user_id=status.user_id, channel=status.channel,
-            target_id=status.target_id, reason=status.state,
+            target_id=status.target_id, reason=status.state, category=_scope(status),
         )  # fmt: skip
     elif status.state in _SEEN and history.awaits_seen(rows, status.notification_id):
         signal = Signal(kind=SEEN, id=status.notification_id, user_id=status.user_id)
@@ -53,6 +53,13 @@ def signals(status: Status, rows: Rows) -> list[Send]:
         return []
     key = status.user_id.encode()
     return [Send(topics.NOTIFICATION_LANES[Priority.HIGH], key, signal.to_json(), user_hash(status.user_id))]
+
+
+def _scope(status: Status) -> str | None:
+    """The one category that an address is suppressed for, if it is one: who unsubscribes from a mailing wants
+    their receipts all the same; who answers STOP wants nothing from us."""
+    of_category = status.state is State.UNSUBSCRIBED and status.channel is Channel.EMAIL
+    return status.category if of_category else None
 
 
 _read: Callable[[bytes], Contents | Progress | Report] = msgspec.json.Decoder(

@@ -64,8 +64,8 @@ def catch_up(status: Status, rows: Rows, number: int, mark: int) -> Sequence[Sen
     story = history.find(rows, status.notification_id)
     sends: list[Send] = []
     after: list[Kept] = []
-    for one in kept:
-        report = one.report
+    for known in kept:
+        one, report = known, known.report
         if (report.channel, report.target_id) == (status.channel, status.target_id):
             if not one.number:
                 one = msgspec.structs.replace(one, number=number)

@@ -19,6 +19,9 @@ from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
+from pipeline.receipts.line import Line
+from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.vendors import calling
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
@@ -166,6 +169,7 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
             tasks = Tasks.of(runner.running, settings)
             public = urlsplit(settings.web.public_url)
+            line = Line(settings)
             app = server.create(
                 desk,
                 Tables(runner.held),
@@ -179,6 +183,8 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 hosts=(public.hostname,) if public.hostname else (),
                 secure=public.scheme == "https",
                 cancel=partial(cancel, settings),
+                receiving=Receiving(calling(settings), line.send, runner.metrics),
+                public_url=settings.web.public_url,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host
@@ -189,5 +195,6 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             finally:
                 await serving.stop()
                 await tasks.close()
+                await line.close()
         finally:
             await runner.stop()

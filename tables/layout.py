@@ -17,7 +17,19 @@ import msgspec
 
 from schemas.ids import masked, packed
 from schemas.status import rfc3339
-from tables import broadcasts, caps, claims, digests, effects, history, people, reports, suppressed, waits, watches
+from tables import (
+    broadcasts,
+    caps,
+    claims,
+    digests,
+    effects,
+    history,
+    people,
+    reports,
+    suppressed,
+    waits,
+    watches,
+)
 
 BAR: Final = "|"
 _DAY: Final = 86_400_000
@@ -331,6 +343,11 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         "suppressed", suppressed.PREFIX, Keeper.CORE, "Addresses that a user is not reached at any more",
         _PERSON, _json,
+    ),
+    Layout(
+        "suppressed-numbers", suppressed.NUMBERS, Keeper.CORE,
+        "Phone numbers whose owner told us to stop (no reason: and to go on), by the hash of the number",
+        (Part("number", TEXT),), _named("reason", "at"),
     ),
     Layout(
         "digests", digests.OPEN, Keeper.CORE, "Digests that still gather",

@@ -28,7 +28,7 @@ _ENDS = {
 """Ends without a call; only a new decision opens them."""
 
 _AFTER_SENT = {State.BOUNCED: 0, State.UNSUBSCRIBED: 1, State.COMPLAINED: 2}
-"""What a receiver reports of something that was sent, whatever was seen of it before; and what outweighs what."""
+"""What a receiver reports of something that was sent, whatever was seen of it before; the higher stays."""
 
 
 def advance(

@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pipeline.metrics import CONTENT_TYPE, Metrics
+from pipeline.receipts.receiving import Receiving
 from pipeline.web import (
     api,
     broadcasts,
+    callbacks,
     console,
     operate_api,
     operate_console,
@@ -59,11 +61,14 @@ def create(
     secure: bool = False,
     clock: Callable[[], float] = time.time,
     cancel: broadcasts.Cancel | None = None,
+    receiving: Receiving | None = None,
+    public_url: str = "",
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
-    reach it over https; `cancel` has every partition told that a broadcast is cancelled.
+    reach it over https; `cancel` has every partition told that a broadcast is cancelled; `receiving` takes
+    what providers tell, at `public_url`.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     sessions = Sessions(token, clock, secure=secure)
@@ -83,6 +88,8 @@ def create(
     app.include_router(operate_console.router(pages, operations))
     app.include_router(broadcasts.api_router(desk, cancel))
     app.include_router(broadcasts.console_router(desk, pages, sessions, cancel))
+    if receiving is not None:
+        app.include_router(callbacks.router(receiving, public_url, clock))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)
