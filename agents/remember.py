@@ -14,7 +14,7 @@ from schemas.kinds import Channel, Priority, State
 from schemas.message import Contents
 from schemas.notification import SEEN, SUPPRESS, Signal
 from schemas.report import Report
-from schemas.status import Status
+from schemas.status import Status, milliseconds
 from tables import broadcasts, history
 from tables.rows import Rows
 
@@ -46,6 +46,7 @@ def signals(status: Status, rows: Rows) -> list[Send]:
         signal = Signal(
             kind=SUPPRESS, id=status.notification_id, user_id=status.user_id, channel=status.channel,
             target_id=status.target_id, reason=status.state, category=_scope(status),
+            at=milliseconds(status.at),
         )  # fmt: skip
     elif status.state in _SEEN and history.awaits_seen(rows, status.notification_id):
         signal = Signal(kind=SEEN, id=status.notification_id, user_id=status.user_id)

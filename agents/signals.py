@@ -41,7 +41,8 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
     elif signal.kind in (SUPPRESS, LIFT) and signal.channel is not None and signal.target_id is not None:
-        _suppress(signal, origin.at, work.rows)
+        at = origin.at if signal.at is None else min(signal.at, origin.at)
+        _suppress(signal, at, work.rows)
     return ()
 
 

@@ -18,6 +18,7 @@ from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.providers import registry
 from pipeline.providers.provider import Provider
+from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -76,6 +77,7 @@ class Roles:
             partitions(settings, "core"),
             settings.core.broadcast_page,
             settings.core.broadcast_per_second,
+            mailing(settings),
         )
         self.providers: dict[Channel, Provider] = {}
         self.claims_kept = milliseconds(settings.retention.claims)

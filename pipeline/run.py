@@ -21,6 +21,7 @@ from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
 from pipeline.receipts.line import Line
 from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.secret import links
 from pipeline.receipts.vendors import calling
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import operations, server
@@ -185,6 +186,8 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 cancel=partial(cancel, settings),
                 receiving=Receiving(calling(settings), line.send, runner.metrics),
                 public_url=settings.web.public_url,
+                links=links(settings),
+                send=line.send,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host

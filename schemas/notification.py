@@ -104,7 +104,7 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     the notification, and of one `category` alone if there is one; or cancel_broadcast, which goes to every
     partition and whose `id` is the broadcast's. A suppress or lift without a user is of a phone number (its
     `target_id` is `phone_id`), whoever has it, and goes to every partition too. `step` is that of the message
-    that failed.
+    that failed. `at` (ms): when it was so, if that is not when it was told.
     """
 
     kind: str
@@ -116,6 +116,7 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     reason: str | None = None
     event: EventRef | None = None
     category: str | None = None
+    at: int | None = None
 
 
 class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):

@@ -25,6 +25,7 @@ _DOT_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _PLAIN_ADDRESS = re.compile(rf"{_DOT_ATOM}@{_LABEL}(?:\.{_LABEL})*")
 _PLAIN_ID = re.compile(_DOT_ATOM)
+_PLAIN_URL = re.compile(r"https?://[!#-;=?-~]{1,900}")
 _PLAIN_TEXT = re.compile(r"[ -~]*")
 
 
@@ -68,7 +69,7 @@ def compose(message: Message, key: str, sender: Sender) -> Letter:
     headers = (
         f"From: {sender.header}\r\nTo: {recipient}\r\nSubject: {_text('Subject', message.subject or '')}\r\n"
         f"Date: {format_datetime(datetime.fromtimestamp(min(max(message.at // 1000, 0), LAST), UTC))}\r\n"
-        f"Message-ID: <{key}@{sender.domain}>\r\nMIME-Version: 1.0\r\n"
+        f"Message-ID: <{key}@{sender.domain}>\r\n{_way_out(message.unsubscribe)}MIME-Version: 1.0\r\n"
     )
     try:
         body = _part("plain", message.text)
@@ -82,6 +83,25 @@ def compose(message: Message, key: str, sender: Sender) -> Letter:
         return Letter(recipient, not recipient.isascii(), (headers + body).encode())
     except UnicodeEncodeError:
         raise Unsendable("not Unicode text") from None
+
+
+def unsubscribing(url: str | None) -> dict[str, str]:
+    """The headers by which a mail reader unsubscribes (RFC 2369, 3.2), over https at one click (RFC 8058).
+
+    Raises Unsendable for what cannot stand in a header.
+    """
+    if url is None:
+        return {}
+    if not _PLAIN_URL.fullmatch(url):
+        raise Unsendable("not a URL to unsubscribe at")
+    found = {"List-Unsubscribe": f"<{url}>"}
+    if url.startswith("https:"):
+        found["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    return found
+
+
+def _way_out(url: str | None) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in unsubscribing(url).items())
 
 
 def _part(subtype: str, text: str) -> str:

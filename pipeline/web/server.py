@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from agents.links import Links
 from pipeline.metrics import CONTENT_TYPE, Metrics
-from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.receiving import Receiving, Sender
 from pipeline.web import (
     api,
     broadcasts,
@@ -25,6 +26,7 @@ from pipeline.web import (
     operate_api,
     operate_console,
     problem,
+    readers,
     repair_api,
     repair_console,
 )
@@ -63,12 +65,15 @@ def create(
     cancel: broadcasts.Cancel | None = None,
     receiving: Receiving | None = None,
     public_url: str = "",
+    links: Links | None = None,
+    send: Sender | None = None,
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
     reach it over https; `cancel` has every partition told that a broadcast is cancelled; `receiving` takes
-    what providers tell, at `public_url`.
+    what providers tell, at `public_url`; `links` reads what readers follow, and `send` tells
+    the broker of it.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     sessions = Sessions(token, clock, secure=secure)
@@ -90,6 +95,8 @@ def create(
     app.include_router(broadcasts.console_router(desk, pages, sessions, cancel))
     if receiving is not None:
         app.include_router(callbacks.router(receiving, public_url, clock))
+    if links is not None and send is not None:
+        app.include_router(readers.router(links, send, metrics))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)
