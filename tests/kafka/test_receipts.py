@@ -45,7 +45,7 @@ async def test_a_bounce_ends_in_the_history_and_suppresses_the_address(kafka: st
             found = desk.notification(id)
             return found["pairs"][f"email:{mine}"]["state"] if found is not None else ""
 
-        await eventually(lambda: state() == "sent", "it is known to be sent")
+        await eventually(lambda: state() == "delivered", "it is known to be in the outbox")
         events = [
             signing.a_sendgrid_event(one, type="bounce", carillon=reference) for one in ("bounce", "open")
         ]
