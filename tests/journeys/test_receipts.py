@@ -287,3 +287,14 @@ def test_a_reference_leads_back_to_its_message(step: str) -> None:
     assert referred(parcel.key) == (ID, TARGET, step)
     with pytest.raises(NotOurs):
         referred(parcel.key + "!")
+
+
+def test_what_was_lifted_stays_so_when_statuses_are_read_anew() -> None:
+    pipeline = sent()
+    bring(pipeline, a_report(State.UNSUBSCRIBED))
+    lift = {"channel": Channel.EMAIL, "target_id": TARGET, "category": "orders"}
+    pipeline.signal(Signal(kind=LIFT, id=ID, user_id="u-1", **lift))  # type: ignore[arg-type]  # its fields
+    for status in list(pipeline.topics[topics.DELIVERY_STATUS]):
+        pipeline.send(status)
+    pipeline.event(cloud_event(id="e-2"))
+    assert len(pipeline.provider.calls) == 2
