@@ -87,6 +87,10 @@ class Web(Section):
         "",
         description="under which people reach the pages; hosts other than its and this machine are refused",
     )
+    link_secret: SecretStr | None = Field(
+        None, description="signs the links in messages, the same for all processes; made and kept if not set"
+    )
+    link_secret_file: Path | None = Field(None, description="a file that holds link_secret")
 
 
 class Retention(Section):
@@ -130,6 +134,7 @@ class ChannelSettings(Section):
     providers: dict[str, AnyProvider] = Field(
         default_factory=dict, description="by the names that you give them"
     )
+    postal_address: str = Field("", description="email: who sends it and where they are, below bulk mail")
     window: Annotated[int, Field(ge=1, le=1000)] = Field(64, description="calls side by side, a partition")
 
     @field_validator("order", mode="before")
@@ -177,6 +182,11 @@ class Category(Section):
         ge=1,
         description="at most so many to a user in their day; critical and mandatory ones pass",
     )
+    bulk: bool | None = Field(
+        None,
+        description="its e-mails say how to unsubscribe, and who sends them; not set: those of low priority",
+    )
+    track: bool = Field(False, description="its e-mails tell when they are opened, and their links followed")
 
 
 def _development_channels() -> dict[Channel, ChannelSettings]:

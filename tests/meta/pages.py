@@ -220,7 +220,10 @@ WHAT: Mapping[str, tuple[str, str]] = {
     names.WORKFLOWS: ("name", "rules: event type → who, what, where; every process reads them all"),
     names.SEGMENTS: ("name", "groups of users, each with its rule; every process reads them all"),
     names.DELIVERY_STATUS: (USER, "every change of state with its reason: the public stream of outcomes"),
-    names.CONTENTS: (USER, "internal, for status alone: each message's content, how far broadcasts are"),
+    names.CONTENTS: (
+        USER,
+        "internal, for status alone: each message's content, what was told of it, how far broadcasts are",
+    ),
     names.CONTROL: (
         "group",
         "internal: where the members of a group are to begin anew; every process follows it",
