@@ -7,6 +7,7 @@ from pipeline.simulator.server import HttpListener
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
 from pipeline.simulator.transport import Transport
+from pipeline.simulator.twilio import TwilioSimulator
 from pipeline.simulator.vendor import Maker
 from pipeline.simulator.webhook import WebhookReceiver
 
@@ -22,5 +23,6 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
+    "twilio": Kind(TwilioSimulator, secrets=("account_sid", "auth_token", "api_key", "api_secret")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
 }
