@@ -31,7 +31,7 @@ def country_of(number: str) -> str | None:
     if found is None:
         return None
     region = phonenumbers.region_code_for_number(found)
-    region = region or phonenumbers.region_code_for_country_code(found.country_code)
+    region = region or phonenumbers.region_code_for_country_code(found.country_code or 0)
     return region if len(region) == 2 and region != phonenumbers.UNKNOWN_REGION else None
 
 

@@ -24,7 +24,7 @@ from pipeline.simulator.vendor import (
 )
 
 ACCOUNT_SID = "AC00000000000000000000000000000000"
-AUTH_TOKEN = "simulated"
+AUTH_TOKEN = "simulated"  # noqa: S105  # no secret: it is what a simulator takes
 LONGEST = 1600
 
 REFUSALS: Mapping[str, str] = {
@@ -118,9 +118,9 @@ class TwilioSimulator:
                 "date_created": now, "date_sent": None, "date_updated": now, "direction": "outbound-api",
                 "error_code": None, "error_message": None, "from": fields.get("From"),
                 "messaging_service_sid": fields.get("MessagingServiceSid"), "num_media": "0",
-                "num_segments": str(messages(fields["Body"])), "price": None, "price_unit": None, "sid": found.id, "status": "queued",
-                "subresource_uris": {"media": f"{place}/Media.json"}, "to": fields["To"],
-                "uri": f"{place}.json",
+                "num_segments": str(messages(fields["Body"])), "price": None, "price_unit": None,
+                "sid": found.id, "status": "queued", "subresource_uris": {"media": f"{place}/Media.json"},
+                "to": fields["To"], "uri": f"{place}.json",
             },
         )  # fmt: skip
 

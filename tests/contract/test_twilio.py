@@ -1,5 +1,7 @@
 """Twilio: what a request holds, what the settings must, and the provider against the simulator."""
 
+import asyncio
+import hmac
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from pipeline.simulator.twilio import ACCOUNT_SID, AUTH_TOKEN, REFUSALS
 from schemas.kinds import Channel
 from schemas.message import Message
 from schemas.outcome import Outcome
-from tests.contract.peers import KEY, HttpRequest, http_script, listening, message, taking
+from tests.contract.heard import Heard, receiver, taken
+from tests.contract.peers import KEY, http_script, listening, message
 
 SID = "AC" + "0" * 31 + "a"
 CREATED = 'HTTP/1.1 201 Created\r\ncontent-length: 14\r\n\r\n{"sid": "SM1"}'
@@ -38,13 +41,13 @@ def make(base_url: str, public_url: str = "", **fields: Any) -> TwilioProvider:
     return made
 
 
-async def asked(sent: Message, public_url: str = "", **fields: Any) -> tuple[HttpRequest, dict[str, str]]:
+async def asked(sent: Message, public_url: str = "", **fields: Any) -> tuple[Heard, dict[str, str]]:
     """The request that a message becomes, and its fields."""
     async with listening(http_script([CREATED])) as peer:
         provider = make(f"http://127.0.0.1:{peer.port}", public_url, **fields)
         assert (await provider.send(sent, KEY)).kind == "sent"
         await provider.close()
-    found = taking(peer)
+    found = taken(peer)
     return found, dict(parse_qsl(found.body.decode(), strict_parsing=True))
 
 
@@ -69,7 +72,8 @@ async def test_an_api_key_signs_in_for_the_account() -> None:
 
 
 async def test_a_messaging_service_may_choose_the_sender() -> None:
-    _, fields = await asked(sms(), messaging_service_sid="MG1", **{"from": None})
+    given: dict[str, Any] = {"messaging_service_sid": "MG1", "from": None}
+    _, fields = await asked(sms(), **given)
     assert fields["MessagingServiceSid"] == "MG1"
     assert "From" not in fields
 
@@ -139,7 +143,7 @@ async def test_the_simulator_refuses_as_twilio_words_it(code: str) -> None:
         provider = simulated(vendor.base_url)
         outcome = await provider.send(sms(), KEY)
         await provider.close()
-        assert not vendor.effects
+        assert vendor.effects.total() == 0
     assert outcome.code == code
     assert outcome.fault == ("provider" if code == "21611" else "target")
 
@@ -184,7 +188,7 @@ async def test_the_simulator_verifies(fields: dict[str, Any], changed: dict[str,
         outcome = await provider.send(sms(**changed), KEY)
         await provider.close()
         assert outcome.code == code
-        assert not vendor.effects
+        assert vendor.effects.total() == 0
 
 
 async def test_the_simulator_knows_an_api_key() -> None:
@@ -199,22 +203,26 @@ async def test_the_simulator_knows_an_api_key() -> None:
 
 
 async def test_receipts_are_signed_over_the_url_that_the_request_named() -> None:
-    async with listening(http_script(["HTTP/1.1 204 No Content\r\n\r\n"])) as peer:
+    told: asyncio.Queue[Heard] = asyncio.Queue()
+    async with listening(receiver(told)) as peer:
         callbacks = Callbacks(f"http://127.0.0.1:{peer.port}/")
         await callbacks.start()
         async with Simulator("twilio", callbacks=callbacks) as vendor:
             provider = simulated(vendor.base_url, PUBLIC)
-            sent = await provider.send(sms("+15005550020"), KEY)
+            outcome = await provider.send(sms("+15005550020"), KEY)
             await provider.close()
-            await peer.hears(2)
+            async with asyncio.timeout(10):
+                receipts = [await told.get(), await told.get()]
         await callbacks.stop()
-    told = {dict(parse_qsl(body.decode()))["MessageStatus"]: body for body in peer.bodies}
-    assert set(told) == {"sent", "undelivered"}
-    fields = dict(parse_qsl(told["undelivered"].decode()))
-    assert (fields["MessageSid"], fields["ErrorCode"]) == (sent.provider_message_id, "30005")
-    found = taking(peer)
-    assert found.line == f"POST /callbacks/main?ref={KEY} HTTP/1.1"
-    assert len(b64decode(found.headers["x-twilio-signature"])) == 20
+    fields = {dict(parse_qsl(one.body.decode()))["MessageStatus"]: one for one in receipts}
+    assert set(fields) == {"sent", "undelivered"}
+    last = fields["undelivered"]
+    assert last.line == f"POST /callbacks/main?ref={KEY} HTTP/1.1"
+    given = dict(parse_qsl(last.body.decode()))
+    assert (given["MessageSid"], given["ErrorCode"]) == (outcome.provider_message_id, "30005")
+    signed = f"{PUBLIC}callbacks/main?ref={KEY}" + "".join(name + given[name] for name in sorted(given))
+    digest = hmac.new(AUTH_TOKEN.encode(), signed.encode(), "sha1").digest()
+    assert b64decode(last.headers["x-twilio-signature"]) == digest
 
 
 async def test_an_answer_of_the_simulator_is_a_message_of_twilios() -> None:
