@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, smtp, twilio, webhook
+from pipeline.providers import inbox, outbox, slack, smtp, twilio, webhook
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
     "inbox": inbox,
     "outbox": outbox,
+    "slack": slack,
     "smtp": smtp,
     "twilio": twilio,
     "webhook": webhook,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.simulator.server import HttpListener
+from pipeline.simulator.slack import SlackSimulator
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
 from pipeline.simulator.transport import Transport
@@ -22,6 +23,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "slack": Kind(SlackSimulator, secrets=("bot_token",)),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
     "twilio": Kind(TwilioSimulator, secrets=("account_sid", "auth_token", "api_key", "api_secret")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
