@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, slack, smtp, twilio, webhook
+from pipeline.providers import inbox, outbox, slack, smtp, twilio, vonage, webhook
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
@@ -15,6 +15,7 @@ KINDS: Mapping[str, ModuleType] = {
     "slack": slack,
     "smtp": smtp,
     "twilio": twilio,
+    "vonage": vonage,
     "webhook": webhook,
 }
 """Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and

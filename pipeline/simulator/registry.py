@@ -10,6 +10,7 @@ from pipeline.simulator.smtp_server import SmtpListener
 from pipeline.simulator.transport import Transport
 from pipeline.simulator.twilio import TwilioSimulator
 from pipeline.simulator.vendor import Maker
+from pipeline.simulator.vonage import VonageSimulator
 from pipeline.simulator.webhook import WebhookReceiver
 
 
@@ -26,5 +27,6 @@ KINDS: Mapping[str, Kind] = {
     "slack": Kind(SlackSimulator, secrets=("bot_token",)),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
     "twilio": Kind(TwilioSimulator, secrets=("account_sid", "auth_token", "api_key", "api_secret")),
+    "vonage": Kind(VonageSimulator, secrets=("api_key", "api_secret", "signature_secret")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
 }
