@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, slack, smtp, twilio, vonage, webhook
+from pipeline.providers import inbox, outbox, slack, smtp, sns, twilio, vonage, webhook
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
@@ -14,6 +14,7 @@ KINDS: Mapping[str, ModuleType] = {
     "outbox": outbox,
     "slack": slack,
     "smtp": smtp,
+    "sns": sns,
     "twilio": twilio,
     "vonage": vonage,
     "webhook": webhook,
