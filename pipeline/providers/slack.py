@@ -62,6 +62,7 @@ CODES: Mapping[str, Meaning] = {
     "invalid_payload": Meaning("refused", "message", "the webhook cannot read it"),
     "too_many_attachments": Meaning("refused", "message", "more attachments than are allowed"),
     "no_service": Meaning("refused", "target", "the webhook is disabled, removed or not valid"),
+    "no_service_id": Meaning("refused", "target", "the webhook is disabled, removed or not valid"),
     "no_active_hooks": Meaning("refused", "target", "the webhook is disabled"),
     "no_team": Meaning("refused", "target", "the webhook's workspace is missing"),
     "team_disabled": Meaning("refused", "target", "the webhook's workspace is no longer active"),

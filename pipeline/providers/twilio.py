@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 from pydantic import Field, SecretStr
@@ -17,6 +17,7 @@ from pipeline.providers.answers import basic, by_code, told
 from pipeline.providers.countries import e164
 from pipeline.providers.http import GARBAGE, STATUSES, Answer, Ended, HttpProvider, by_status
 from pipeline.providers.provider import HttpSettings, Place, needed
+from pipeline.providers.smtp import is_loopback
 from pipeline.sections import SettingsError
 from schemas.message import Message
 from schemas.outcome import Meaning, Outcome, refused, sent
@@ -145,6 +146,9 @@ def make(name: str, settings: Settings, place: Place) -> TwilioProvider:
         login = (settings.api_key, needed(name, settings, "api_secret"))
     else:
         login = (account_sid, needed(name, settings, "auth_token"))
+    public_url = place.public_url
+    if not settings.base_url and is_loopback(urlsplit(public_url).hostname or ""):
+        public_url = ""  # Twilio itself would refuse each message for it (21609)
     sender = {}
     if settings.sender:
         sender["From"] = settings.sender
@@ -154,5 +158,5 @@ def make(name: str, settings: Settings, place: Place) -> TwilioProvider:
         raise SettingsError(f"providers.{name}.from: twilio needs it, or messaging_service_sid")
     return TwilioProvider(
         name, timeout=settings.timeout, account_sid=account_sid, login=login, sender=sender,
-        base_url=settings.base_url or BASE_URL, public_url=place.public_url,
+        base_url=settings.base_url or BASE_URL, public_url=public_url,
     )  # fmt: skip

@@ -33,7 +33,7 @@ def sms(target: str = "+4915112345678", **fields: Any) -> Message:
     return message(target, Channel.SMS, **given)
 
 
-def make(base_url: str, public_url: str = "", **fields: Any) -> TwilioProvider:
+def make(base_url: str | None, public_url: str = "", **fields: Any) -> TwilioProvider:
     given = {"account_sid": SID, "auth_token": "a token", "from": "+15005550006"} | fields
     settings = registry.settings("twilio", base_url=base_url, **given)
     made = registry.make("main", settings, Place(Path(), public_url))
@@ -63,6 +63,14 @@ async def test_a_message_is_a_form_of_the_messages_resource() -> None:
 async def test_receipts_are_asked_for_with_our_reference() -> None:
     _, fields = await asked(sms(), PUBLIC)
     assert fields["StatusCallback"] == f"https://notify.example.com/callbacks/main?ref={KEY}"
+
+
+@pytest.mark.parametrize("public_url", ["http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]"])
+async def test_twilio_is_given_no_address_that_only_we_can_reach(public_url: str) -> None:
+    request = await make(None, public_url).compose(sms(), KEY)
+    assert "StatusCallback" not in dict(parse_qsl(request.content.decode()))
+    request = await make("http://127.0.0.1:4010", public_url).compose(sms(), KEY)
+    assert "StatusCallback" in dict(parse_qsl(request.content.decode()))
 
 
 async def test_an_api_key_signs_in_for_the_account() -> None:
