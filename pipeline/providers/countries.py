@@ -1,12 +1,13 @@
 """Telephone numbers: the one spelling that vendors take, and the country that each is of."""
 
 import functools
+import re
 
 import phonenumbers
 
 CACHED = 65_536
-LONGEST = 64
-"""Characters; nothing longer is looked at."""
+_WRITTEN = re.compile(r"\s*\+[0-9\s()./-]{2,60}")
+"""How a number is written; what else is in a text the library would skip, or read as digits."""
 MOST_DIGITS = 15
 """Of a country's code and a number together (E.164, 6.2)."""
 
@@ -36,7 +37,7 @@ def country_of(number: str) -> str | None:
 
 
 def _read(number: str) -> phonenumbers.PhoneNumber | None:
-    if len(number) > LONGEST or not number.lstrip().startswith("+"):
+    if _WRITTEN.fullmatch(number) is None:
         return None
     try:
         found = phonenumbers.parse(number, None)

@@ -90,6 +90,15 @@ async def test_nobody_is_called_for_what_is_no_webhook_of_slacks(target: str) ->
     assert not target or target not in str(outcome.reason)
 
 
+@pytest.mark.parametrize("broken", [{"text": "\ud800"}, {"target": "C\ud800"}, {"target": HOOK + "\ud800"}])
+async def test_what_cannot_be_written_is_refused(broken: dict[str, Any]) -> None:
+    async with listening(http_script([OK])) as peer:
+        provider = make(f"http://127.0.0.1:{peer.port}")
+        outcome = await provider.send(chat(**broken), KEY)
+        await provider.close()
+    assert (outcome.kind, peer.connections) == ("refused", 0)
+
+
 async def test_a_channel_takes_a_token() -> None:
     provider = make("http://127.0.0.1:1", None)
     outcome = await provider.send(chat(), KEY)

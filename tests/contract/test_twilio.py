@@ -114,6 +114,15 @@ async def test_what_is_no_number_is_refused_without_a_call(target: str) -> None:
     assert not target or target not in str(outcome.reason)
 
 
+@pytest.mark.parametrize("broken", [{"text": "\ud800"}, {"target": "+49151\ud800"}])
+async def test_what_cannot_be_written_is_refused(broken: dict[str, Any]) -> None:
+    async with listening(http_script([CREATED])) as peer:
+        provider = make(f"http://127.0.0.1:{peer.port}")
+        outcome = await provider.send(sms(**broken), KEY)
+        await provider.close()
+    assert (outcome.kind, peer.connections) == ("refused", 0)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
