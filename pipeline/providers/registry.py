@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, smtp, webhook
+from pipeline.providers import inbox, outbox, slack, smtp, sns, twilio, vonage, webhook
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
     "inbox": inbox,
     "outbox": outbox,
+    "slack": slack,
     "smtp": smtp,
+    "sns": sns,
+    "twilio": twilio,
+    "vonage": vonage,
     "webhook": webhook,
 }
 """Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.simulator.server import HttpListener
+from pipeline.simulator.slack import SlackSimulator
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
+from pipeline.simulator.sns import SnsSimulator
 from pipeline.simulator.transport import Transport
+from pipeline.simulator.twilio import TwilioSimulator
 from pipeline.simulator.vendor import Maker
+from pipeline.simulator.vonage import VonageSimulator
 from pipeline.simulator.webhook import WebhookReceiver
 
 
@@ -21,6 +25,10 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "slack": Kind(SlackSimulator, secrets=("bot_token",)),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
+    "sns": Kind(SnsSimulator, secrets=("access_key_id", "secret_access_key", "session_token")),
+    "twilio": Kind(TwilioSimulator, secrets=("account_sid", "auth_token", "api_key", "api_secret")),
+    "vonage": Kind(VonageSimulator, secrets=("api_key", "api_secret", "signature_secret")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
 }
