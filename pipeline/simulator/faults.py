@@ -148,11 +148,15 @@ class Faults:
         """As they were chosen."""
         return [fault.word for fault in self._all]
 
-    def set(self, words: Sequence[str]) -> None:
-        """Puts these in force instead, and counts anew. Raises BadFault, and then changes nothing."""
+    def check(self, words: Sequence[str]) -> list[Fault]:
+        """What these words choose. Raises BadFault."""
         if len(words) > MAX_FAULTS:
             raise BadFault(f"more than {MAX_FAULTS} faults")
-        self._all = [parse(word, self.known) for word in words]
+        return [parse(word, self.known) for word in words]
+
+    def set(self, words: Sequence[str]) -> None:
+        """Puts these in force instead, and counts anew. Raises BadFault, and then changes nothing."""
+        self._all = self.check(words)
         self._met, self._since = [0] * len(self._all), self._clock()
 
     def strike(self, key: str, *, again: bool) -> Strike:

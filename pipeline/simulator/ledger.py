@@ -56,6 +56,9 @@ class Counts:
         self.faults: Counter[str] = Counter()
         self.arrivals = 0
         self.targets = 0
+        self.took_effect = 0
+        self.several = 0
+        """Keys that took effect more than once."""
         self.wrong = 0
         """Requests that were refused as a whole, unsigned ones for instance; they are no entries."""
         self._most = 0
@@ -78,6 +81,9 @@ class Counts:
         self.targets += 1
         self.requests[entry.key] += 1
         self.effects[entry.key] += entry.effect
+        if entry.effect:
+            self.took_effect += 1
+            self.several += bool(entry.key) and self.effects[entry.key] == 2
         self.body_hashes.setdefault(entry.key, set()).add(entry.body)
         if entry.fault:
             self.faults[entry.fault] += 1
