@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, smtp, webhook
+from pipeline.providers import inbox, mailgun, outbox, sendgrid, ses, smtp, webhook
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
     "inbox": inbox,
+    "mailgun": mailgun,
     "outbox": outbox,
+    "sendgrid": sendgrid,
+    "ses": ses,
     "smtp": smtp,
     "webhook": webhook,
 }
