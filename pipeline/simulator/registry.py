@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.simulator.mailgun import Mailgun
+from pipeline.simulator.sendgrid import SendGrid
 from pipeline.simulator.server import HttpListener
+from pipeline.simulator.ses import Ses
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
 from pipeline.simulator.transport import Transport
@@ -21,6 +24,9 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "mailgun": Kind(Mailgun, secrets=("api_key", "webhook_signing_key")),
+    "sendgrid": Kind(SendGrid, secrets=("api_key",)),
+    "ses": Kind(Ses, secrets=("access_key_id", "secret_access_key", "session_token", "topic_arn")),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
 }
