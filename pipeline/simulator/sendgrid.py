@@ -147,7 +147,7 @@ _Told = tuple[str, str | None]
 
 
 def _errors(status: int, *told: _Told) -> Answer:
-    return in_json(status, {"errors": [{"message": t, "field": f, "help": None} for t, f in told]})
+    return in_json(status, {"errors": [{"message": t, "field": f} for t, f in told]})
 
 
 def _unauthorized() -> Answer:
