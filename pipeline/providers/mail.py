@@ -120,7 +120,8 @@ class MailProvider:
     def like(self, letter: Letter) -> Hashable:
         """Letters of which this is the same can share a request."""
         message = letter.message
-        return message.subject, message.text, message.html, message.category, tuple(letter.attached)
+        files = getattr(message, "attachments", None)
+        return message.subject, message.text, message.html, message.category, files
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Sends once, all of it within the time-out. Never raises."""
@@ -166,7 +167,10 @@ class MailProvider:
     async def post(self, letters: Sequence[Letter]) -> Sequence[Outcome]:
         """Makes one request for these, and two for halves of them where it was refused as a whole."""
         try:
-            request = self.request(letters)
+            if letters[0].attached:  # megabytes take a while
+                request = await asyncio.to_thread(self.request, letters)
+            else:
+                request = self.request(letters)
         except Exception as error:
             if len(letters) > 1:
                 return await self._halved(letters)
@@ -200,10 +204,11 @@ class MailProvider:
 
 
 def one_click(url: str | None) -> dict[str, str]:
-    """The headers by which a reader unsubscribes with one click (RFC 8058)."""
+    """The headers by which a mail reader unsubscribes (RFC 2369, 3.2), over https at one click (RFC 8058)."""
     if url is None:
         return {}
-    return {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+    post = {"List-Unsubscribe-Post": "List-Unsubscribe=One-Click"} if url.startswith("https:") else {}
+    return {"List-Unsubscribe": f"<{url}>", **post}
 
 
 def sender_of(name: str, settings: MailSettings) -> Sender:

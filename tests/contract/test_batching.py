@@ -61,7 +61,8 @@ async def test_what_is_not_alike_goes_alone() -> None:
 async def test_no_two_of_one_name_share_a_request() -> None:
     sender = Sender()
     batches = Batches(sender.send, most=10, at_once=4)
-    await asyncio.gather(*[batches.join(item, "words", "kim") for item in "abc"])
+    async with asyncio.timeout(5):
+        await asyncio.gather(*[batches.join(item, "words", "kim") for item in "abc"])
     assert sender.requests == [["a"], ["b"], ["c"]]
 
 

@@ -200,6 +200,7 @@ async def test_files_without_a_store_are_not_left_out_in_silence() -> None:
 
 def test_a_reader_unsubscribes_with_one_click() -> None:
     assert one_click(None) == {}
+    assert one_click("http://127.0.0.1/u/t") == {"List-Unsubscribe": "<http://127.0.0.1/u/t>"}
     assert one_click("https://n.example/u/t") == {
         "List-Unsubscribe": "<https://n.example/u/t>",
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
