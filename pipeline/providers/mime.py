@@ -74,7 +74,7 @@ def sender(written: str) -> Sender:
 def compose(message: Message, key: str, sender: Sender, attachments: Sequence[Attachment] = ()) -> Letter:
     """The letter of a message, with what is attached in that order. Raises Unsendable."""
     recipient = _ascii_domain(message.target)
-    key = key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
+    key = _plain(key)
     headers = (
         f"From: {sender.header}\r\nTo: {recipient}\r\nSubject: {_text('Subject', message.subject or '')}\r\n"
         f"Date: {format_datetime(datetime.fromtimestamp(min(max(message.at // 1000, 0), LAST), UTC))}\r\n"
@@ -153,6 +153,20 @@ def unsubscribing(url: str | None) -> dict[str, str]:
 
 def _way_out(url: str | None) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in unsubscribing(url).items())
+
+
+def recipient(target: str) -> str:
+    """The address of a message, its domain in ASCII. Raises Unsendable."""
+    return _ascii_domain(target)
+
+
+def message_id(key: str, sender: Sender) -> str:
+    """The Message-ID of whatever is sent with a key."""
+    return f"<{_plain(key)}@{sender.domain}>"
+
+
+def _plain(key: str) -> str:
+    return key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
 
 
 def _part(subtype: str, text: str) -> str:

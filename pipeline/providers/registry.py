@@ -6,12 +6,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, slack, smtp, sns, twilio, vonage, webhook
+from pipeline.providers import (
+    inbox,
+    mailgun,
+    outbox,
+    sendgrid,
+    ses,
+    slack,
+    smtp,
+    sns,
+    twilio,
+    vonage,
+    webhook,
+)
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
     "inbox": inbox,
+    "mailgun": mailgun,
     "outbox": outbox,
+    "sendgrid": sendgrid,
+    "ses": ses,
     "slack": slack,
     "smtp": smtp,
     "sns": sns,

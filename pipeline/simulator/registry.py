@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.simulator.mailgun import Mailgun
+from pipeline.simulator.sendgrid import SendGrid
 from pipeline.simulator.server import HttpListener
+from pipeline.simulator.ses import Ses
 from pipeline.simulator.slack import SlackSimulator
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
@@ -26,6 +29,9 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "slack": Kind(SlackSimulator, secrets=("bot_token",)),
+    "mailgun": Kind(Mailgun, secrets=("api_key", "webhook_signing_key")),
+    "sendgrid": Kind(SendGrid, secrets=("api_key",)),
+    "ses": Kind(Ses, secrets=("access_key_id", "secret_access_key", "session_token", "topic_arn")),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
     "sns": Kind(SnsSimulator, secrets=("access_key_id", "secret_access_key", "session_token")),
     "twilio": Kind(TwilioSimulator, secrets=("account_sid", "auth_token", "api_key", "api_secret")),
