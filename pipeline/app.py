@@ -19,6 +19,7 @@ from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.pool import Pool
 from pipeline.providers import registry
+from pipeline.providers.countries import country_of
 from pipeline.providers.provider import Place
 from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
@@ -205,6 +206,8 @@ class Roles:
             self.pools[channel] = Pool(
                 [registry.make(name, found, place) for name, found in chosen.items()],
                 {n: one.limit_per_second * one.headroom for n, one in chosen.items() if one.limit_per_second},
+                of_channel.countries,
+                country_of,
             )
         return self.pools[channel]
 

@@ -125,6 +125,17 @@ class Retention(Section):
         return self
 
 
+def _names_in(order: Any) -> Any:
+    if not isinstance(order, str):
+        return order
+    if order.lstrip().startswith("["):
+        try:
+            return json.loads(order)
+        except ValueError:
+            raise ValueError("not a JSON list") from None
+    return [name.strip() for name in order.split(",") if name.strip()]
+
+
 class ChannelSettings(Section):
     """How a channel is delivered."""
 
@@ -135,28 +146,46 @@ class ChannelSettings(Section):
         default_factory=dict, description="by the names that you give them"
     )
     postal_address: str = Field("", description="email: who sends it and where they are, below bulk mail")
+    countries: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description='sms: another order for the numbers of a country, such as DE = ["backup"]',
+    )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(64, description="calls side by side, a partition")
 
     @field_validator("order", mode="before")
     @classmethod
     def _listed(cls, order: Any) -> Any:
         """Takes a list; from the environment also JSON, or names with commas between."""
-        if not isinstance(order, str):
-            return order
-        if order.lstrip().startswith("["):
-            try:
-                return json.loads(order)
-            except ValueError:
-                raise ValueError("not a JSON list") from None
-        return [name.strip() for name in order.split(",") if name.strip()]
+        return _names_in(order)
+
+    @field_validator("countries", mode="before")
+    @classmethod
+    def _by_country(cls, countries: Any) -> Any:
+        """Takes lists as `order` does; the environment writes countries in lower case."""
+        if not isinstance(countries, dict):
+            return countries
+        return {str(country).upper(): _names_in(order) for country, order in countries.items()}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        known = self.order or tuple(self.providers)
         for name in self.order:
             if name not in self.providers:
                 raise ValueError(
                     f"order: there is no provider {name!r}; there are {', '.join(self.providers) or 'none'}"
                 )
+        for country, order in self.countries.items():
+            if not (len(country) == 2 and country.isascii() and country.isalpha()):
+                raise ValueError(
+                    f"countries: {country!r} is no country; two letters name one, as DE (ISO 3166)"
+                )
+            if not order:
+                raise ValueError(f"countries.{country}: nobody is named")
+            for name in order:
+                if name not in known:
+                    raise ValueError(
+                        f"countries.{country}: {name!r} is not among {', '.join(known) or 'none'}"
+                    )
         return self
 
 
