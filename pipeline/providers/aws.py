@@ -1,5 +1,6 @@
 """Requests to Amazon's services: signed with Signature Version 4, and the names of their errors."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,10 @@ COMMON = {
     "ServiceUnavailable": Meaning("deferred", "provider", "not available now"),
 }
 """What any of the services may answer."""
+
+
+is_name = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,59}").fullmatch
+"""Whether a text is a name, so that it may be shown though it is not known."""
 
 
 class AwsFields(Section):
@@ -86,4 +91,5 @@ def error(answer: Answer) -> tuple[str, str]:
     name = answer.headers.get("x-amzn-errortype") or told.get("__type") or told.get("code") or ""
     text = told.get("message") or told.get("Message") or ""
     # com.amazonaws.sesv2#MessageRejected:http://internal.amazon.com/…
-    return str(name).partition(":")[0].rpartition("#")[2], str(text)
+    name = str(name).partition(":")[0].rpartition("#")[2]
+    return name if is_name(name) else "", str(text)

@@ -192,7 +192,7 @@ def _entry(result: dict[str, Any], answer: Answer) -> Outcome:
     status = str(result.get("Status"))
     if status == SUCCESS:
         return _taken(result.get("MessageId"), answer)
-    return ENTRY.get(status, GARBAGE).outcome(status)
+    return ENTRY.get(status, GARBAGE).outcome(status if aws.is_name(status) else f"HTTP {answer.status}")
 
 
 def make(name: str, settings: Settings, place: Place) -> SesProvider:

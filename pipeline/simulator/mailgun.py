@@ -5,8 +5,6 @@ import re
 import secrets as randomness
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from email import policy
-from email.parser import BytesParser
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,7 +30,12 @@ API_KEY, SIGNING_KEY = "key-simulated", "simulated"
 BODY_BYTES, OPTION_BYTES = 25 << 20, 16 << 10
 TAGS, TAG = 3, 128
 _TO, _BAD, _FORBIDDEN, _TOO_LARGE = "400 to", "400", "403", "413"
+MOST_FIELDS = 1_000
 _PATH = re.compile(r"/v3/([^/]+)/messages")
+_BOUNDARY = re.compile(r"; ?boundary=\"?([0-9A-Za-z'()+_,./:=?-]{1,70})\"?")
+_DISPOSITION = re.compile(
+    r'^content-disposition: form-data; name="([^"\r\n]*)"(?:; filename="([^"\r\n]*)")?', re.I | re.M
+)
 
 
 class Field(NamedTuple):
@@ -147,18 +150,23 @@ def form(request: Request) -> list[Field]:
         return [Field(name, value.encode()) for name, value in request.form().items()]
     if not content_type.startswith("multipart/form-data"):
         raise ValueError("not a form")
-    head = f"content-type: {content_type}\r\n\r\n".encode()
-    parsed = BytesParser(policy=policy.HTTP).parsebytes(head + request.body)
-    if not parsed.is_multipart() or parsed.defects:
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise ValueError("no boundary")
+    # the standard library's parser takes milliseconds for it
+    first, *parts, end = (b"\r\n" + request.body).split(b"\r\n--" + found[1].encode())
+    if first or end.rstrip() != b"--" or len(parts) > MOST_FIELDS:
         raise ValueError("not a multipart form")
-    fields = []
-    for part in parsed.iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        value = part.get_payload(decode=True)
-        if not isinstance(name, str) or not isinstance(value, bytes):
-            raise ValueError("a part without a name")
-        fields.append(Field(name, value, part.get_filename()))
-    return fields
+    return [_part(part) for part in parts]
+
+
+def _part(part: bytes) -> Field:
+    """Raises ValueError."""
+    head, gap, value = part.partition(b"\r\n\r\n")
+    found = _DISPOSITION.search(head.decode())
+    if not gap or found is None:
+        raise ValueError("a part without a name")
+    return Field(found[1], value, found[2])
 
 
 def _text(fields: Sequence[Field], name: str) -> str:

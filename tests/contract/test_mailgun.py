@@ -10,6 +10,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pipeline.providers import registry
@@ -175,3 +176,33 @@ async def test_what_becomes_of_a_mail_is_told_and_signed() -> None:
         assert (event["event"], event["user-variables"]) == (name, {"carillon": KEY})
         assert event["message"]["headers"]["message-id"] == "a@b"
     assert len(tokens) == 3
+
+
+@pytest.mark.parametrize("sent_as", ["data", "files"])
+async def test_the_simulator_takes_what_other_clients_send(sent_as: str) -> None:
+    fields = {
+        "from": "a@b.example",
+        "to": "Kim <kim@example.com>",
+        "subject": "x",
+        "text": "y",
+        "v:carillon": "k",
+    }
+    given = {"data": fields} if sent_as == "data" else {"files": {n: (None, v) for n, v in fields.items()}}
+    async with Simulator("mailgun") as vendor, httpx.AsyncClient(auth=("api", API_KEY)) as client:
+        answer = await client.post(f"{vendor.base_url}/v3/d.example/messages", **given)
+    assert (answer.status_code, answer.json()["message"]) == (200, "Queued. Thank you.")
+    assert vendor.effects == {"k": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"to": ""}, 400), ({"to": "kim"}, 400), ({"from": "x"}, 400), ({"text": ""}, 400),
+        ({"o:tag": "größe"}, 400), ({"v:big": "x" * 17_000}, 400), ({"o:tag": "x" * 129}, 400), ({}, 200),
+    ],
+)  # fmt: skip
+async def test_the_simulator_refuses_what_mailgun_would(change: dict[str, str], status: int) -> None:
+    fields = {"from": "a@b.example", "to": "kim@example.com", "subject": "x", "text": "y"} | change
+    async with Simulator("mailgun") as vendor, httpx.AsyncClient(auth=("api", API_KEY)) as client:
+        answer = await client.post(f"{vendor.base_url}/v3/d.example/messages", data=fields)
+    assert answer.status_code == status

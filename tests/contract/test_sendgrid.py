@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec.structs import replace
 
 from pipeline.providers import registry
-from pipeline.providers.mail import MailProvider, one_click
+from pipeline.providers.mail import Letter, MailProvider, one_click
 from pipeline.providers.mime import sender
 from pipeline.providers.provider import Place
 from pipeline.providers.sendgrid import MOST, SendGridProvider
@@ -135,6 +136,17 @@ async def test_a_batch_without_an_answer_is_doubtful_for_each_and_not_tried_agai
     assert [one.kind for one in found] == ["doubtful"] * 5
 
 
+async def test_what_waited_too_long_for_its_turn_is_not_sent() -> None:
+    async with listening(http_script([OK])) as peer, providing(f"http://127.0.0.1:{peer.port}") as provider:
+        letters = [
+            Letter(one, KEY, one.target, {}, (), asyncio.get_running_loop().time() + late)
+            for one, late in zip(everybody(2), (-0.1, 60), strict=True)
+        ]
+        found = await provider.post(letters)
+    assert [(one.kind, one.fault) for one in found] == [("deferred", "provider")] * 2
+    assert peer.connections == 0
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "effects"),
     [("server_error", "deferred", 0), ("reset_after_body", "doubtful", 1), ("throttled", "deferred", 0)],
@@ -234,3 +246,40 @@ async def test_what_becomes_of_a_mail_is_told_and_signed() -> None:
         key.verify(b64decode(signature), at.encode() + callback.body, ECDSA(SHA256()))
         (event,) = json.loads(callback.body)
         assert (event["event"], event["carillon"], event["timestamp"]) == (name, KEY, 1_760_000_000)
+
+
+ARGUMENTS = "personalizations.0.custom_args"
+PERSON = {"to": [{"email": "kim@example.com"}]}
+WHOLE: dict[str, Any] = {
+    "personalizations": [PERSON], "from": {"email": "a@b.example"}, "subject": "x",
+    "content": [{"type": "text/plain", "value": "y"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({}, None),
+        ({"personalizations": []}, "personalizations"),
+        ({"personalizations": [PERSON, PERSON]}, "personalizations"),
+        ({"personalizations": [PERSON, {"to": [{"email": "kim"}]}]}, "personalizations.1.to.0.email"),
+        ({"personalizations": [PERSON | {"headers": {"Subject": "x"}}]}, "personalizations.0.headers"),
+        ({"personalizations": [PERSON | {"custom_args": {"x": "x" * 10_000}}]}, ARGUMENTS),
+        ({"personalizations": [PERSON | {"custom_args": {"x": 1}}]}, ARGUMENTS),
+        ({"from": {"email": "x"}}, "from.email"),
+        ({"subject": ""}, "subject"),
+        ({"content": []}, "content"),
+        ({"content": [{"type": "text/plain", "value": ""}]}, "content"),
+        ({"content": [{"type": "text/html", "value": "y"}, WHOLE["content"][0]]}, "content"),
+        ({"categories": ["x"] * 11}, "categories"),
+        ({"attachments": [{"filename": "x", "content": "no base64"}]}, "attachments.0.content"),
+    ],
+)  # fmt: skip
+async def test_the_simulator_refuses_what_sendgrid_would(change: dict[str, Any], field: str | None) -> None:
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    async with Simulator("sendgrid") as vendor, httpx.AsyncClient(headers=headers) as client:
+        answer = await client.post(f"{vendor.base_url}{PATH}", json=WHOLE | change)
+    if field is None:
+        assert (answer.status_code, answer.headers["x-message-id"]) == (202, "simulated.0000000001")
+    else:
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field)

@@ -308,3 +308,39 @@ async def test_what_becomes_of_a_mail_is_told_over_sns_and_signed() -> None:
         assert (event["eventType"], event["mail"]["messageId"]) == (name, "0107")
         assert event["mail"]["tags"] == {"carillon": [ses.tag(f"{KEY}.s1")]}
     assert vendor.receipts(Request("POST", ONE, "", {}, b"{}"), heard, Taken("0107"), DELIVERED) == ()
+
+
+TO = {"ToAddresses": ["kim@example.com"]}
+WHOLE: dict[str, Any] = {
+    "FromEmailAddress": "a@b.example", "Destination": TO,
+    "Content": {"Simple": {"Subject": {"Data": "x"}, "Body": {"Text": {"Data": "y"}}}},
+}  # fmt: skip
+TEMPLATE = {"Template": {"TemplateContent": {"Subject": "x", "Text": "y"}, "TemplateData": "{}"}}
+SEVERAL: dict[str, Any] = {
+    "FromEmailAddress": "a@b.example", "DefaultContent": TEMPLATE, "BulkEmailEntries": [{"Destination": TO}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "status"),
+    [
+        ("outbound-emails", WHOLE, 200),
+        ("outbound-emails", {}, 400),
+        ("outbound-emails", WHOLE | {"Destination": {"ToAddresses": ["kim"]}}, 400),
+        ("outbound-emails", WHOLE | {"Destination": {"ToAddresses": ["käthe@example.com"]}}, 400),
+        ("outbound-emails", WHOLE | {"FromEmailAddress": "x"}, 400),
+        ("outbound-emails", WHOLE | {"EmailTags": [{"Name": "carillon", "Value": "a.b"}]}, 400),
+        ("outbound-emails", WHOLE | {"EmailTags": [{"Name": "carillon", "Value": "x" * 257}]}, 400),
+        ("outbound-emails", WHOLE | {"Content": {"Simple": {"Subject": {"Data": "x"}, "Body": {}}}}, 400),
+        ("outbound-bulk-emails", SEVERAL, 200),
+        ("outbound-bulk-emails", SEVERAL | {"BulkEmailEntries": []}, 400),
+        ("outbound-bulk-emails", SEVERAL | {"BulkEmailEntries": [{"Destination": TO}] * 51}, 400),
+        ("outbound-everything", WHOLE, 404),
+    ],
+)
+async def test_the_simulator_refuses_what_ses_would(path: str, told: dict[str, Any], status: int) -> None:
+    signer = Signer("ses", "eu-central-1", Credentials(ACCESS_KEY_ID, SECRET_ACCESS_KEY))
+    async with Simulator("ses") as vendor, httpx.AsyncClient() as client:
+        url = f"{vendor.base_url}/v2/email/{path}"
+        answer = await client.send(signer.request(url, json.dumps(told).encode(), "application/json"))
+    assert answer.status_code == status
