@@ -12,11 +12,12 @@ import httpx
 import orjson
 from pydantic import Field, SecretStr
 
-from pipeline.providers import retry_after
-from pipeline.providers.http import GARBAGE, STATUSES, Answer, by_status
+from pipeline.providers import mime, retry_after
+from pipeline.providers.http import GARBAGE, STATUSES, Answer, NotSent, by_status
 from pipeline.providers.mail import Attachment, Letter, MailProvider, MailSettings, sender_of
 from pipeline.providers.provider import Place, needed
-from schemas.outcome import Meaning, Outcome, sent
+from schemas.message import Message
+from schemas.outcome import Meaning, Outcome, doubtful, sent
 
 URL = "https://api.mailgun.net"
 TAG = 128
@@ -43,6 +44,13 @@ class Settings(MailSettings):
     domain: str | None = Field(None, description="the sending domain; one in the EU needs a base_url")
     api_key: SecretStr | None = Field(None, description="a sending key of the domain, or the account's key")
     api_key_file: Path | None = Field(None, description="a file that holds api_key")
+    ask_after: float | None = Field(
+        None,
+        ge=0,
+        le=86_400,
+        description="seconds after which their events tell whether a mail in doubt was taken; "
+        "needs the account's key. Not set: they are not asked",
+    )
     webhook_signing_key: SecretStr | None = Field(
         None, description="verifies what their webhooks tell us; the account's HTTP webhook signing key"
     )
@@ -55,9 +63,13 @@ class MailgunProvider(MailProvider):
     kind = "mailgun"
     takes_utf8 = True
 
-    def __init__(self, name: str, *, domain: str, api_key: str, **options: Any) -> None:
+    def __init__(
+        self, name: str, *, domain: str, api_key: str, ask_after: float | None = None, **options: Any
+    ) -> None:
         """`options` are MailProvider's."""
         super().__init__(name, **options)
+        self.ask_after = ask_after
+        self._events = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/events")
         self._url = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/messages")
         self._authorization = "Basic " + b64encode(f"api:{api_key}".encode()).decode()
 
@@ -82,6 +94,20 @@ class MailgunProvider(MailProvider):
             "user-agent": "Carillon",
         }
         return httpx.Request("POST", self._url, content=body, headers=headers)
+
+    async def find(self, message: Message, key: str) -> Outcome | None:
+        """What their events know of the Message-ID of a key (documentation.mailgun.com: Events)."""
+        id = mime.message_id(key, self.sender).strip("<>")
+        url = self._events.copy_merge_params({"message-id": id, "limit": "1"})
+        headers = {"authorization": self._authorization, "user-agent": "Carillon"}
+        try:
+            answer = await self.client.exchange(httpx.Request("GET", url, headers=headers), self.timeout)
+        except NotSent as error:
+            return doubtful(f"events: no answer: {error.why}", fault="provider")
+        items = _told(answer).get("items")
+        if answer.status != 200 or not isinstance(items, list):
+            return doubtful(f"events: HTTP {answer.status}", f"HTTP {answer.status}", "provider")
+        return sent(id) if items else None
 
     def read(self, answer: Answer, letters: Sequence[Letter]) -> Sequence[Outcome]:
         """Sent where an id comes back."""
@@ -146,6 +172,7 @@ def make(name: str, settings: Settings, place: Place) -> MailgunProvider:
     return MailgunProvider(
         name,
         domain=needed(name, settings, "domain"),
+        ask_after=settings.ask_after,
         api_key=needed(name, settings, "api_key"),
         sender=sender_of(name, settings),
         attachments=place.attachments,

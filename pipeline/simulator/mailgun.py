@@ -32,6 +32,8 @@ TAGS, TAG = 3, 128
 _TO, _BAD, _FORBIDDEN, _TOO_LARGE = "400 to", "400", "403", "413"
 MOST_FIELDS = 1_000
 _PATH = re.compile(r"/v3/([^/]+)/messages")
+_EVENTS_PATH = re.compile(r"/v3/([^/]+)/events")
+KNOWN = 1_000_000
 _BOUNDARY = re.compile(r"; ?boundary=\"?([0-9A-Za-z'()+_,./:=?-]{1,70})\"?")
 _DISPOSITION = re.compile(
     r'^content-disposition: form-data; name="([^"\r\n]*)"(?:; filename="([^"\r\n]*)")?', re.I | re.M
@@ -59,16 +61,19 @@ class Mailgun:
         self._authorization = b"Basic " + b64encode(key)
         self._signing_key = (secrets.get("webhook_signing_key") or SIGNING_KEY).encode()
         self._clock = clock
+        #: the Message-IDs that were taken lately
+        self._known: dict[str, None] = {}
 
     def hear(self, request: Request) -> Sequence[Heard]:
-        """One target: the address that it is to."""
+        """One target: the address that it is to. A question about events sends nothing."""
+        if _EVENTS_PATH.fullmatch(request.path) and request.method == "GET":
+            self._authorize(request)
+            return ()
         if not _PATH.fullmatch(request.path):
             raise Wrong(Answer(404, {}, b"404 page not found"), "another path")
         if request.method != "POST":
             raise Wrong(Answer(405, {"allow": "POST"}), "not a POST")
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, self._authorization):
-            raise Wrong(Answer(401, {}, b"Forbidden"), "not our API key")
+        self._authorize(request)
         if len(request.body) > BODY_BYTES:
             raise Wrong(_says(413, "Request Entity Too Large"), "too large")
         try:
@@ -82,12 +87,28 @@ class Mailgun:
         body = orjson.dumps([[f.name, f.file, b64encode(f.value).decode()] for f in fields])
         return [Heard(key, letters.bare(to), body, subject[: letters.WORDS])]
 
+    def _authorize(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, self._authorization):
+            raise Wrong(Answer(401, {}, b"Forbidden"), "not our API key")
+
+    def remember(self, request: Request, taken: Taken) -> None:
+        """Its events tell of a message from now on, the newest KNOWN of them."""
+        self._known[_id(request, taken).strip("<>")] = None
+        while len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
+
     def id(self, number: int) -> str:
         """The local part of a Message-ID, for a message that brings none."""
         return f"{number:014d}.1.SIMULATED"
 
     def accept(self, request: Request, heard: Sequence[Heard], taken: Sequence[Taken]) -> Answer:
-        """200 with the Message-ID, which is that of the request if it has one."""
+        """200 with the Message-ID, which is that of the request if it has one; or what is known of one."""
+        if not heard:
+            wanted = request.asked().get("message-id", "")
+            return in_json(
+                200, {"items": [{"event": "accepted"}] if wanted in self._known else [], "paging": {}}
+            )
         match taken[0].code:
             case "":
                 return in_json(200, {"id": _id(request, taken[0]), "message": "Queued. Thank you."})

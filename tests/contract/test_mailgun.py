@@ -206,3 +206,35 @@ async def test_the_simulator_refuses_what_mailgun_would(change: dict[str, str], 
     async with Simulator("mailgun") as vendor, httpx.AsyncClient(auth=("api", API_KEY)) as client:
         answer = await client.post(f"{vendor.base_url}/v3/d.example/messages", data=fields)
     assert answer.status_code == status
+
+
+# -- what became of a call whose end nobody saw
+
+
+@pytest.mark.parametrize(("fault", "found"), [("reset_after_body", "sent"), ("throttled", None)])
+async def test_its_events_tell_whether_a_mail_was_taken(fault: str, found: str | None) -> None:
+    async with (
+        Simulator("mailgun", faults=[fault]) as simulator,
+        providing(simulator.base_url, ask_after=0) as provider,
+    ):
+        assert isinstance(provider, MailgunProvider)
+        assert (await provider.send(message(), KEY)).kind == ("doubtful" if found else "deferred")
+        told = await provider.find(message(), KEY)
+        assert (told.kind if told else None) == found
+        assert await provider.find(message(), f"{KEY}.other") is None
+    assert simulator.requests.total() == 1
+
+
+async def test_events_that_cannot_be_asked_leave_the_doubt() -> None:
+    async with (
+        Simulator("mailgun", secrets={"api_key": "another"}) as simulator,
+        providing(simulator.base_url, ask_after=0) as provider,
+    ):
+        assert isinstance(provider, MailgunProvider)
+        told = await provider.find(message(), KEY)
+        assert told is not None
+        assert (told.kind, told.fault, told.code) == ("doubtful", "provider", "HTTP 401")
+        await simulator.stop()
+        away = await provider.find(message(), KEY)
+    assert away is not None
+    assert away.kind == "doubtful"

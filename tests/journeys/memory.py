@@ -65,6 +65,9 @@ class One:
     def honours_keys(self, provider: str) -> bool:
         return self.keys and provider == self.name
 
+    def settles_after(self, provider: str) -> float:
+        return 0.0
+
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         return self.name if only in {None, self.name} else None
 
