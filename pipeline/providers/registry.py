@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, smtp, webhook
+from pipeline.providers import apns, fcm, inbox, outbox, smtp, webhook, webpush
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
+    "apns": apns,
+    "fcm": fcm,
     "inbox": inbox,
     "outbox": outbox,
     "smtp": smtp,
     "webhook": webhook,
+    "webpush": webpush,
 }
 """Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and
 what they mean to us) and `make(name, settings, place)`, which raises SettingsError."""

@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.simulator.apns import Apns
+from pipeline.simulator.fcm import Fcm
 from pipeline.simulator.server import HttpListener
+from pipeline.simulator.server_h2 import H2Listener
 from pipeline.simulator.smtp import MailServer
 from pipeline.simulator.smtp_server import SmtpListener
 from pipeline.simulator.transport import Transport
 from pipeline.simulator.vendor import Maker
 from pipeline.simulator.webhook import WebhookReceiver
+from pipeline.simulator.webpush import PushService
 
 
 class Kind(NamedTuple):
@@ -21,6 +25,9 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
+    "apns": Kind(Apns, H2Listener, ("key", "key_id", "team_id", "topic")),
+    "fcm": Kind(Fcm, secrets=("service_account",)),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),
     "webhook": Kind(WebhookReceiver, secrets=("secret",)),
+    "webpush": Kind(PushService, secrets=("vapid_private_key",)),
 }
