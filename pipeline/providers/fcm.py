@@ -12,6 +12,9 @@ from typing import Any, Literal, NamedTuple
 import httpx
 import jwt
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr
 
 from pipeline.providers.http import (
@@ -94,11 +97,11 @@ class Settings(HttpSettings):
 
 
 class Account(NamedTuple):
-    """What of a service account's key is needed. `private_key` is PEM."""
+    """What of a service account's key is needed."""
 
     email: str
     key_id: str
-    private_key: str
+    private_key: rsa.RSAPrivateKey
     token_uri: str
     project_id: str
 
@@ -332,17 +335,21 @@ def account(name: str, text: str) -> Account:
     try:
         found = orjson.loads(text)
         read = Account(
-            str(found["client_email"]), str(found.get("private_key_id") or ""), str(found["private_key"]),
-            str(found["token_uri"]), str(found.get("project_id") or ""),
+            str(found["client_email"]), str(found.get("private_key_id") or ""),
+            _key(str(found["private_key"])), str(found["token_uri"]), str(found.get("project_id") or ""),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError):
-        told = "not a service account's key: JSON with client_email, private_key and token_uri"
+    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
+        told = "not a service account's key: JSON with client_email, private_key (RSA) and token_uri"
         raise SettingsError(f"{where}: {told}") from None
-    try:
-        jwt.encode({}, read.private_key, "RS256")
-    except Exception:
-        raise SettingsError(f"{where}: private_key is not an RSA key in PEM") from None
     return read
+
+
+def _key(pem: str) -> rsa.RSAPrivateKey:
+    """Read once: reading one takes much longer than signing. Raises ValueError."""
+    found = load_pem_private_key(pem.encode(), None)
+    if not isinstance(found, rsa.RSAPrivateKey):
+        raise ValueError
+    return found
 
 
 def make(name: str, settings: Settings, place: Place) -> FcmProvider:

@@ -200,9 +200,8 @@ def encrypted(plain: bytes, keys: Mapping[str, str]) -> bytes:
     except (KeyError, ValueError):
         raise Ended(refused("no usable keys of a subscription", fault="target")) from None
     ephemeral = ec.generate_private_key(ec.SECP256R1())
-    own = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     record: bytes = http_ece.encrypt(
-        plain, private_key=ephemeral, keyid=own, dh=point, auth_secret=auth, rs=RECORD_BYTES
+        plain, private_key=ephemeral, dh=point, auth_secret=auth, rs=RECORD_BYTES
     )
     return record
 
