@@ -6,6 +6,8 @@ from uuid import UUID
 
 import jwt
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pipeline.simulator.server_h2 import GO_AWAY, REFUSED_STREAM
@@ -67,7 +69,7 @@ class Apns:
     def __init__(self, secrets: Mapping[str, str], clock: Callable[[], float]) -> None:
         """Raises ValueError for a key that is none."""
         self._clock = clock
-        self._key = load_pem_private_key(secrets["key"].encode(), None) if secrets.get("key") else None
+        self._key = _key(secrets["key"]) if secrets.get("key") else None
         self._known = {name: secrets[name] for name in ("key_id", "team_id", "topic") if secrets.get(name)}
         self._tokens: dict[str, int] = {}
 
@@ -135,6 +137,8 @@ class Apns:
             return Answer(200, {"apns-id": id})
         if code in {STREAM, AWAY}:
             return REFUSED_STREAM if code == STREAM else GO_AWAY
+        if code == "ExpiredProviderToken":
+            self._tokens.clear()  # who is told so may come with another one at once
         since = int((self._clock() - UNREGISTERED_FOR) * 1000) if REASONS[code] == 410 else None
         return _refusal(code, REASONS[code], id, since)
 
@@ -150,6 +154,16 @@ class Apns:
     def receipts(self, request: Request, heard: Heard, taken: Taken, what: str) -> Sequence[Callback]:
         """None: APNs calls nobody back."""
         return ()
+
+
+def _key(pem: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        found = load_pem_private_key(pem.encode(), None)
+        if not isinstance(found, ec.EllipticCurvePrivateKey):
+            raise ValueError
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("key: not a signing key in PEM") from None
+    return found
 
 
 def _heard(device: str, request: Request) -> Heard:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pipeline.simulator.vendor import (
@@ -38,7 +39,7 @@ PAYLOAD_BYTES = 4_096
 MOST_TTL = 2_419_200
 _SEND = re.compile(r"/v1/projects/([^/]+)/messages:send")
 _DURATION = re.compile(r"(\d{1,9})(?:\.\d{1,9})?s")
-_RESERVED = re.compile(r"from|message_type|google.*|gcm.*")
+_RESERVED = re.compile(r"from|message_type|google\..*|gcm\.notification\..*")
 _WORDS = 80
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
@@ -57,18 +58,23 @@ ERRORS: Mapping[str, tuple[int, str, str]] = {
     "INTERNAL": (500, "INTERNAL", "Internal error encountered."),
     "THIRD_PARTY_AUTH_ERROR": (401, "UNAUTHENTICATED", "Auth error from APNS or Web Push Service"),
 }
-_FIELDS = {
-    "name",
-    "data",
-    "notification",
-    "android",
-    "webpush",
-    "apns",
-    "fcm_options",
-    "token",
-    "topic",
-    "condition",
-}
+#: of a message, as revision 20261023 of the API's discovery document has them
+_FIELDS = frozenset(
+    [
+        "name",
+        "data",
+        "notification",
+        "android",
+        "android_v2",
+        "webpush",
+        "apns",
+        "fcm_options",
+        "fid",
+        "token",
+        "topic",
+        "condition",
+    ]
+)
 
 
 class Fcm:
@@ -91,8 +97,8 @@ class Fcm:
         """Raises ValueError for a service account that is none."""
         self._clock = clock
         self._signing = randomness.token_bytes(32)
-        self._account = orjson.loads(secrets["service_account"]) if secrets.get("service_account") else None
-        self._project = self._account["project_id"] if self._account else None
+        self._account, self._key = _account(secrets.get("service_account"))
+        self._project = self._account.get("project_id")
 
     def hear(self, request: Request) -> Sequence[Heard]:
         """One device; none for a request for an access token."""
@@ -115,11 +121,10 @@ class Fcm:
             asked = {}
         if asked.get("grant_type") != GRANT:
             raise Wrong(in_json(400, {"error": "unsupported_grant_type"}), "grant type")
-        key = load_pem_private_key(self._account["private_key"].encode(), None) if self._account else None
-        aud = self._account["token_uri"] if self._account else TOKEN_URI
+        key, aud = self._key, self._account.get("token_uri", TOKEN_URI)
         try:
             claims = jwt.decode(
-                asked.get("assertion", ""), key and key.public_key(), ["RS256"], audience=aud,  # type: ignore[arg-type]
+                asked.get("assertion", ""), key and key.public_key(), ["RS256"], audience=aud,
                 options={
                     "verify_signature": key is not None, "verify_exp": False, "verify_iat": False,
                     "verify_aud": key is not None, "require": ["iss", "aud", "iat", "exp"],
@@ -134,7 +139,7 @@ class Fcm:
                 "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
             )
             raise Wrong(in_json(400, _grant_error(told)), "JWT's time")
-        if claims["aud"] != aud or (self._account and claims["iss"] != self._account["client_email"]):
+        if claims["aud"] != aud or claims["iss"] != self._account.get("client_email", claims["iss"]):
             raise Wrong(in_json(400, _grant_error("Invalid JWT.")), "JWT's claims")
         if not SCOPES & set(str(claims.get("scope", "")).split()):
             raise Wrong(in_json(400, {"error": "invalid_scope"}), "scope")
@@ -189,7 +194,7 @@ def _heard(body: bytes) -> Heard:
     if unknown := set(message) - _FIELDS:
         name = sorted(unknown)[0]
         raise _invalid("message", f"Invalid JSON payload received. Unknown name \"{name}\" at 'message'")
-    token = message.get("token")
+    token = message.get("fid") or message.get("token")
     if not isinstance(token, str) or not token:
         raise _invalid("message.token", "Recipient of the message is not set.")
     data, notification = message.get("data") or {}, message.get("notification") or {}
@@ -209,6 +214,18 @@ def _heard(body: bytes) -> Heard:
     shown = orjson.dumps(same, option=orjson.OPT_SORT_KEYS)
     words = notification.get("title") or notification.get("body") or ""
     return Heard(data.get("reference", ""), token, shown, words[:_WORDS])
+
+
+def _account(text: str | None) -> tuple[dict[str, str], Any]:
+    """A service account and its key; nothing where none is given. Raises ValueError, which tells nothing."""
+    if not text:
+        return {}, None
+    try:
+        found = orjson.loads(text)
+        account = {name: found[name] for name in ("client_email", "token_uri", "project_id")}
+        return account, load_pem_private_key(found["private_key"].encode(), None)
+    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
+        raise ValueError("service_account: not a service account's key, as JSON") from None
 
 
 def _grant_error(told: str) -> dict[str, str]:

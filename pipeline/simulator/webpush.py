@@ -78,7 +78,10 @@ class PushService:
         self._clock = clock
         self._point = b""
         if secret := secrets.get("vapid_private_key"):
-            key = ec.derive_private_key(int.from_bytes(_bytes(secret)), ec.SECP256R1())
+            try:
+                key = ec.derive_private_key(int.from_bytes(_bytes(secret)), ec.SECP256R1())
+            except ValueError:
+                raise ValueError("vapid_private_key: not 32 bytes in base64url") from None
             self._point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def hear(self, request: Request) -> Sequence[Heard]:
