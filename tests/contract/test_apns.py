@@ -61,6 +61,9 @@ def provider_tokens() -> ProviderTokens:
     return ProviderTokens(signer(), KEY_ID, TEAM_ID)
 
 
+OLD = b"bearer " + provider_tokens().get(NOW - 7_200).encode()
+
+
 def push(to: str = DEVICE, **fields: Any) -> Message:
     given: dict[str, Any] = {"platform": "ios", "text": "It is on its way — ü", "html": None}
     return message(to, Channel.PUSH, **(given | fields))
@@ -166,6 +169,21 @@ async def test_who_goes_away_while_it_waits_for_its_turn_takes_nobodys_turn_alon
         for call in calls[:2]:
             call.cancel()
         assert [one.kind for one in await asyncio.gather(*calls[2:])] == ["sent", "sent"]
+
+
+async def test_a_turn_that_its_owner_cannot_take_goes_to_the_next() -> None:
+    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b":path", b"/3/device/00")]
+    async with listening(h2_script(["silent"], streams=1)) as peer:
+        client = Http2Client(f"http://{HOST}:{peer.port}", 10)
+        connection = await client._connected()
+        first = await connection.open(head)
+        waiting = [asyncio.create_task(connection.open(head)) for _ in range(2)]
+        await asyncio.sleep(0)
+        connection.drop(first)  # the next one's turn, which goes away before it can take it
+        waiting[0].cancel()
+        async with asyncio.timeout(5):
+            await waiting[1]
+        await client.close()
 
 
 async def test_a_body_goes_out_as_the_windows_let_it() -> None:
@@ -414,6 +432,7 @@ async def test_while_it_is_down_nothing_is_sent_and_afterwards_all_is() -> None:
         ("/4/device/00", {}, b"{}", 404, "BadPath"),
         ("/3/device/00", {b"authorization": None}, b"{}", 403, "MissingProviderToken"),
         ("/3/device/00", {b"authorization": b"bearer x"}, b"{}", 403, "InvalidProviderToken"),
+        ("/3/device/00", {b"authorization": OLD}, b"{}", 403, "ExpiredProviderToken"),
         ("/3/device/00", {b"apns-topic": None}, b"{}", 400, "MissingTopic"),
         ("/3/device/00", {b"apns-topic": b"com.example.other"}, b"{}", 400, "TopicDisallowed"),
         ("/3/device/00", {b"apns-priority": b"7"}, b"{}", 400, "BadPriority"),

@@ -135,6 +135,15 @@ async def test_many_calls_whose_token_is_refused_share_one_request_for_another()
     assert sorted(bearer(peer)) == ["ya29.1"] * 20 + ["ya29.2"] * 20
 
 
+async def test_a_token_that_is_no_longer_used_may_be_refused() -> None:
+    asked: list[bytes] = []
+    async with listening(web_script([OK], asked=asked)) as peer, provider(peer.port) as main:
+        await main.send(push(), KEY)
+        main.tokens.forget("an older one")
+        await main.send(push(), KEY)
+    assert len(asked) == 1
+
+
 async def test_a_token_is_renewed_before_its_end_and_nobody_waits_for_it() -> None:
     clock, asked = Clock(), list[bytes]()
     tokens = [token("first"), "silent"]
