@@ -179,6 +179,7 @@ async def test_a_turn_that_its_owner_cannot_take_goes_to_the_next() -> None:
         first = await connection.open(head)
         waiting = [asyncio.create_task(connection.open(head)) for _ in range(2)]
         await asyncio.sleep(0)
+        connection.heard_at = first.began  # else it would be doubted
         connection.drop(first)  # the next one's turn, which goes away before it can take it
         waiting[0].cancel()
         async with asyncio.timeout(5):
