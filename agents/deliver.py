@@ -5,7 +5,7 @@ Pure: the calls themselves are the pipeline's. State: attempts, results and reop
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from agents import redrive, topics
 from agents.sending import RANKS, Send
@@ -25,6 +25,8 @@ from tables.rows import Rows
 
 MAX_ATTEMPTS = 4
 """The first and three retries; of a message, and again from each time that it is redriven."""
+MOST_CALLS = 100
+"""Those included that are no attempts, because their provider was left alone or wanted fewer calls."""
 FIRST_WAIT = 1.0
 MOST_WAIT = 60.0
 """Seconds. Retry-After is honoured up to it."""
@@ -33,13 +35,15 @@ MOST_WAIT = 60.0
 class Parcel(NamedTuple):
     """A message as it came: its bytes are what the DLQ keeps, its hash what an attempt names.
 
-    `redrive`: the dead letter that it was redriven from, or the replay that copied it.
+    `redrive`: the dead letter that it was redriven from, or the replay that copied it; `provider`: who is to
+    send it now, if that was said.
     """
 
     message: Message
     value: bytes
     origin: Origin
     redrive: str | None = None
+    provider: str | None = None
 
     @property
     def effect(self) -> bytes:
@@ -56,29 +60,37 @@ class Parcel(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """What to call (None: nothing) and what to send."""
+    """What to call (None: nothing) and what to send; or `later`, the seconds after which to look again."""
 
     attempt: Attempt | None
     sends: Sequence[Send] = ()
+    later: float | None = None
+
+
+class Providers(Protocol):
+    """Who could be called for a message."""
+
+    def honours_keys(self, provider: str) -> bool:
+        """Whether a second call there with the same key has no second effect; False where it is unknown."""
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        """Who is called now; else the seconds until someone may be; None: nobody ever takes such a message.
+
+        `after` has surely not sent it, so that those behind it come first; `only`: no other.
+        """
 
 
 def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel:
     """Reads a record of a channel topic. Raises Unreadable, which names the field."""
     try:
-        return Parcel(Message.from_json(value), value or b"", origin, redrive.name(headers))
+        message = Message.from_json(value)
+        return Parcel(message, value or b"", origin, redrive.name(headers), redrive.provider(headers))
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
 
 
 def admit(
-    parcel: Parcel,
-    rows: Rows,
-    now: int,
-    provider: str,
-    *,
-    honours_keys: bool,
-    told: bool = False,
-    oldest: int = 0,
+    parcel: Parcel, rows: Rows, now: int, providers: Providers, *, told: bool = False, oldest: int = 0
 ) -> Admitted:
     """Whether to call for a message, by what the ledger knows of it; `now` is the worker's clock in ms.
 
@@ -93,25 +105,56 @@ def admit(
             return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
         if expired:
             return Admitted(None, [_expired(message, None)])
-        return _attempt(parcel, rows, 1, now, provider)
+        attempted = _attempt(parcel, rows, 1, now, providers.choose(only=parcel.provider))
+        if attempted is None:
+            return _no_provider(parcel)
+        if attempted.attempt is not None and parcel.redrive is not None and parcel.provider is not None:
+            # its retries are to know for whom
+            made = Reopening(1, parcel.redrive, 0, _place(parcel), parcel.provider)
+            effects.put_reopening(rows, effect, made)
+        return attempted
     result = effects.result(rows, effect, last.n)
+    if _is_anothers(parcel, result, rows):
+        return Admitted(None)
+    asked = effects.asked_provider(rows, effect)
     if result is None:
-        keyed = honours_keys and last.provider == provider
-        return _resolve_cut_off(parcel, rows, last, now, provider, keyed=keyed, expired=expired)
-    if not _may_go_on(parcel, result, rows, honours_keys=honours_keys and result.provider == provider):
-        if parcel.redrive is not None and result.kind in FAILURES:
-            reopened = _reopen(parcel, parcel.redrive, result, rows, now, provider, expired=expired)
-            if reopened is not None:
-                return reopened
-        # what was said before a call is surely out; a cut-off was found without one
-        cut_off = result.kind == "cut_off"
-        return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
-    again = [] if told else _implied_so_far(parcel, rows, last.n)
-    if not expired:
-        return _attempt(parcel, rows, last.n + 1, now, provider, again)
+        return _resolve_cut_off(parcel, rows, last, now, providers, asked, expired=expired)
+    keyed = providers.honours_keys(result.provider)
+    if _may_go_on(parcel, result, rows, honours_keys=keyed):
+        again = [] if told else _implied_so_far(parcel, rows, last.n)
+        if expired:
+            if result.kind == "deferred":
+                again = [*again, _expired(message, result)]
+            return Admitted(None, again)
+        chosen = _choose_after(result, providers, asked, keyed=keyed)
+        attempted = _attempt(parcel, rows, last.n + 1, now, chosen, again)
+        if attempted is not None:
+            return attempted
+    if parcel.redrive is not None and result.kind in FAILURES:
+        reopened = _reopen(parcel, parcel.redrive, result, rows, now, providers, expired=expired)
+        if reopened is not None:
+            return reopened
+    # what was said before a call is surely out; a cut-off was found without one
+    cut_off = result.kind == "cut_off"
+    return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
+
+
+def _choose_after(
+    result: Result, providers: Providers, asked: str | None, *, keyed: bool
+) -> str | float | None:
+    """Who is called next: another only where the last surely did not send, or may send twice."""
     if result.kind == "deferred":
-        again = [*again, _expired(message, result)]
-    return Admitted(None, again)
+        return providers.choose(after=result.provider, only=asked)
+    return providers.choose(only=result.provider if keyed else asked)
+
+
+def _is_anothers(parcel: Parcel, result: Result | None, rows: Rows) -> bool:
+    """Whether a message that was redriven for a provider may still be sent by another, which an attempt left
+    in doubt: the record that it was made for goes on with that."""
+    asked = parcel.provider
+    if asked is None or not effects.in_doubt_elsewhere(rows, parcel.effect, asked):
+        return False
+    return result is None or _may_go_on(parcel, result, rows, honours_keys=False)
 
 
 FAILURES = ("refused", "deferred")
@@ -119,15 +162,15 @@ FAILURES = ("refused", "deferred")
 
 
 def _reopen(
-    parcel: Parcel, letter: str, last: Result, rows: Rows, now: int, provider: str, *, expired: bool
+    parcel: Parcel, letter: str, last: Result, rows: Rows, now: int, providers: Providers, *, expired: bool
 ) -> Admitted | None:
     """Opens a failed effect again for a copied message, once a letter or replay; None: it goes as without it.
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
-    A letter that is redriven once more says nothing: it would only fail into yet another letter.
+    A letter that is redriven once more says nothing: it would only fail into yet another letter. What another
+    provider may have sent is not for this one: where the operator asked for it, whatever the policy says.
     """
-    made, origin = effects.reopenings(rows, parcel.effect), parcel.origin
-    place = f"{origin.topic}-{origin.partition}-{origin.offset}"
+    made, place = effects.reopenings(rows, parcel.effect), _place(parcel)
     before = next((one for one in made if one.redrive == letter), None)
     if before is not None:
         return None if before.place == place else Admitted(None)
@@ -135,35 +178,81 @@ def _reopen(
         return None
     if expired:
         return Admitted(None, [_expired(parcel.message, last)])
-    effects.put_reopening(rows, parcel.effect, Reopening(len(made) + 1, letter, last.n, place))
-    return _attempt(parcel, rows, last.n + 1, now, provider)
+    chosen = providers.choose(only=parcel.provider)
+    once = parcel.provider is not None or parcel.message.doubt is Doubt.AT_MOST_ONCE
+    if isinstance(chosen, str) and once and effects.in_doubt_elsewhere(rows, parcel.effect, chosen):
+        return Admitted(None, [_stays(parcel, last)])
+    attempted = _attempt(parcel, rows, last.n + 1, now, chosen)
+    if attempted is not None and attempted.attempt is not None:
+        reopening = Reopening(len(made) + 1, letter, last.n, place, parcel.provider)
+        effects.put_reopening(rows, parcel.effect, reopening)
+    return attempted
+
+
+def _place(parcel: Parcel) -> str:
+    origin = parcel.origin
+    return f"{origin.topic}-{origin.partition}-{origin.offset}"
+
+
+def _stays(parcel: Parcel, last: Result) -> Send:
+    """The letter of a message that no other provider may send, which says so."""
+    reason = Reason.REFUSED if last.kind == "refused" else Reason.RETRIES_EXHAUSTED
+    error = "not sent by another provider: nobody knows whether an earlier attempt got through"
+    return dead(parcel, reason, error, last.at, last.n, last.provider, last.code)
 
 
 def _attempt(
-    parcel: Parcel, rows: Rows, n: int, now: int, provider: str, sends: Sequence[Send] = ()
-) -> Admitted:
+    parcel: Parcel, rows: Rows, n: int, now: int, provider: str | float | None, sends: Sequence[Send] = ()
+) -> Admitted | None:
+    """Writes attempt `n` at whoever was chosen; None where there is nobody."""
+    if provider is None:
+        return None
+    if not isinstance(provider, str):
+        return Admitted(None, (), provider)
     hashed = blake2b(parcel.value, digest_size=16).hexdigest()
     attempt = Attempt(n, parcel.key, hashed, provider, now)
     effects.put_attempt(rows, parcel.effect, attempt)
     return Admitted(attempt, sends)
 
 
+def _no_provider(parcel: Parcel) -> Admitted:
+    """Nobody who could ever be called: it fails, and may be redriven when there is somebody."""
+    message, at = parcel.message, parcel.origin.at
+    sends = [_status(message, State.FAILED, at, Reason.NO_PROVIDER)]
+    sends.append(dead(parcel, Reason.NO_PROVIDER, "", at, 0))
+    if message.has_fallback:
+        sends.append(_tell_core(message))
+    return Admitted(None, sends)
+
+
 def _resolve_cut_off(
-    parcel: Parcel, rows: Rows, last: Attempt, now: int, provider: str, *, keyed: bool, expired: bool
+    parcel: Parcel,
+    rows: Rows,
+    last: Attempt,
+    now: int,
+    providers: Providers,
+    asked: str | None,
+    *,
+    expired: bool,
 ) -> Admitted:
     """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy.
 
     What has expired is not called again, and stays in doubt.
     """
+    keyed = providers.honours_keys(last.provider)
     if keyed and not expired:
         so_far = _implied_so_far(parcel, rows, last.n)
-        return _attempt(parcel, rows, last.n + 1, now, provider, so_far)
+        attempted = _attempt(parcel, rows, last.n + 1, now, providers.choose(only=last.provider), so_far)
+        if attempted is not None:
+            return attempted
+    goes_on = not expired and parcel.message.doubt is Doubt.AT_LEAST_ONCE
+    chosen = providers.choose(only=asked) if goes_on else None
+    if chosen is not None and not isinstance(chosen, str):
+        return Admitted(None, (), chosen)
     result = Result(last.n, "cut_off", last.at, last.provider, None, Reason.CALL_CUT_OFF)
     effects.put_result(rows, parcel.effect, result)
     so_far = _implied_so_far(parcel, rows, last.n)
-    if expired or parcel.message.doubt is Doubt.AT_MOST_ONCE:
-        return Admitted(None, so_far)
-    return _attempt(parcel, rows, last.n + 1, now, provider, so_far)
+    return _attempt(parcel, rows, last.n + 1, now, chosen, so_far) or Admitted(None, so_far)
 
 
 def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
@@ -178,11 +267,17 @@ def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
 
 def _may_go_on(parcel: Parcel, result: Result, rows: Rows, *, honours_keys: bool) -> bool:
     """Whether another attempt may follow a result."""
-    if result.n >= MAX_ATTEMPTS and result.n - effects.counted_from(rows, parcel.effect) >= MAX_ATTEMPTS:
+    if result.n >= MAX_ATTEMPTS and is_used_up(result, effects.counted_from(rows, parcel.effect)):
         return False
     if result.kind == "deferred":
         return True
     return result.kind == "doubtful" and (honours_keys or parcel.message.doubt is Doubt.AT_LEAST_ONCE)
+
+
+def is_used_up(result: Result, counted_from: int) -> bool:
+    """Whether a message has had all its attempts, of those after `counted_from`."""
+    calls = result.n - counted_from
+    return (calls if result.tried is None else result.tried) >= MAX_ATTEMPTS or calls >= MOST_CALLS
 
 
 def settle(
@@ -194,24 +289,32 @@ def settle(
     *,
     honours_keys: bool,
     jitter: float,
+    counts: bool = True,
+    elsewhere: bool = False,
 ) -> tuple[Sequence[Send], float | None]:
     """Writes how a call ended; what to send, and the seconds until the next attempt (None: it is over).
 
     `jitter` is a random number from 0 to 1 (full jitter: https://aws.amazon.com/blogs/architecture/
-    exponential-backoff-and-jitter/).
+    exponential-backoff-and-jitter/). `counts`: whether it uses up one of the message's attempts;
+    `elsewhere`: another provider may be called at once where this one surely did not send.
     """
+    all_of_them = attempt.n - effects.counted_from(rows, parcel.effect)
+    before = effects.result(rows, parcel.effect, attempt.n - 1) if all_of_them > 1 else None
+    tried = (all_of_them - 1 if before is None or before.tried is None else before.tried) + counts
     result = Result(
-        attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason
-    )
+        attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason,
+        outcome.code, None if tried == all_of_them else tried,
+    )  # fmt: skip
     effects.put_result(rows, parcel.effect, result)
     goes_on = _may_go_on(parcel, result, rows, honours_keys=honours_keys)
     sends = implied(parcel, result, goes_on=goes_on)
     if not goes_on:
         return sends, None
+    if elsewhere and outcome.kind == "deferred":
+        return sends, 0.0
     if outcome.retry_after is not None:
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
-    tried = attempt.n - effects.counted_from(rows, parcel.effect)
-    return sends, min(FIRST_WAIT * 2 ** (tried - 1), MOST_WAIT) * jitter
+    return sends, min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
 
 
 def _expired(message: Message, after: Result | None) -> Send:
@@ -242,7 +345,10 @@ def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Se
         reason = Reason.CALL_CUT_OFF
     sends = [_status(message, state, result.at, reason, result)]
     if state is State.FAILED:
-        sends.append(dead(parcel, reason or Reason.REFUSED, result.reason or "", result.at, result.n))
+        error = result.reason or ""
+        sends.append(
+            dead(parcel, reason or Reason.REFUSED, error, result.at, result.n, result.provider, result.code)
+        )
         if message.has_fallback:
             sends.append(_tell_core(message))
     return sends
@@ -259,13 +365,21 @@ def _tell_core(message: Message) -> Send:
     return Send(topic, key, encode(signal), hash_in(message.id), headers)
 
 
-def dead(parcel: Parcel, reason: str, error: str, at: int, attempts: int) -> Send:
-    """The dead letter of a message that will not be sent."""
+def dead(
+    parcel: Parcel,
+    reason: str,
+    error: str,
+    at: int,
+    attempts: int,
+    provider: str | None = None,
+    code: str | None = None,
+) -> Send:
+    """The dead letter of a message that will not be sent: who tried it last, the vendor's code."""
     origin = parcel.origin
     message = parcel.message
     found = dead_letter.headers(
         Reason(reason), error, origin.topic, origin.partition, origin.offset, at, attempts,
-        original=RANKS[message.priority] or (),
+        original=RANKS[message.priority] or (), provider=provider, code=code,
     )  # fmt: skip
     return Send(
         topics.DEAD_MESSAGES[message.channel],
@@ -291,6 +405,6 @@ def _status(
         reason=reason or told, detail=told if reason else None,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
-        attempt=result.n if result else attempt, event=message.event,
+        attempt=result.n if result else attempt, event=message.event, code=result.code if result else None,
     )  # fmt: skip
     return Send(topics.DELIVERY_STATUS, message.user_id.encode(), found.to_json(), hash_in(message.id))

@@ -2,14 +2,14 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from agents import topics
-from schemas.dead_letter import ORIGINAL
+from schemas.dead_letter import ORIGINAL, by
 from schemas.event import MAX_NAME, Unreadable, milliseconds, read_event
 from schemas.ids import hash_in, masked
 from tables.claims import Origin
@@ -57,9 +57,49 @@ class Letter(NamedTuple):
         return Origin(topic, int(partition), int(offset), at) if topic else None
 
     @property
+    def provider(self) -> str | None:
+        """The provider that was called last; None where none was, or the letter does not say."""
+        return by(self.headers)[0]
+
+    @property
+    def code(self) -> str | None:
+        """The vendor's code for what befell it, if it had one."""
+        return by(self.headers)[1]
+
+    @property
     def original(self) -> list[tuple[str, bytes]]:
         """The headers that the record itself came with."""
         return [(n.removeprefix(ORIGINAL), v or b"") for n, v in self.headers if n.startswith(ORIGINAL)]
+
+
+class Said(NamedTuple):
+    """What letters must say to be meant: a reason, a provider, any one of some codes of its vendor's.
+
+    A code that ends in `*` stands for all that begin so; None and nothing ask for nothing.
+    """
+
+    reason: str | None = None
+    provider: str | None = None
+    codes: Collection[str] = ()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it leaves any letter out."""
+        return self.reason is not None or self.provider is not None or bool(self.codes)
+
+    def fits(self, letter: Letter) -> bool:
+        """Whether a letter says all of it."""
+        if self.reason is not None and letter.told("reason") != self.reason:
+            return False
+        if self.provider is not None and letter.provider != self.provider:
+            return False
+        return not self.codes or any(_is_code(code, letter.code) for code in self.codes)
+
+
+def _is_code(wanted: str, code: str | None) -> bool:
+    if code is None:
+        return False
+    return code.startswith(wanted[:-1]) if wanted.endswith("*") else code == wanted
 
 
 _is_number = re.compile(r"[0-9]{1,18}").fullmatch
@@ -72,7 +112,7 @@ def summary(letter: Letter) -> dict[str, Any]:
         "topic": letter.topic, "partition": letter.partition, "offset": letter.offset,
         "failed_at": _clean(letter.told("failed-at")), "reason": _clean(letter.told("reason")),
         "error": redacted(_clean(letter.told("error")))[:MOST_TOLD],
-        "attempts": _clean(letter.told("attempts")),
+        "attempts": _clean(letter.told("attempts")), "provider": letter.provider, "code": letter.code,
         "source": _clean(f"{source.topic}-{source.partition}-{source.offset}") if source else None,
         "notification_id": _notification(letter), "event": _event(letter),
     }  # fmt: skip

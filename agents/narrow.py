@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from agents import redrive
+from schemas.dead_letter import PROVIDER
 from schemas.kinds import Reason
 from schemas.notification import EventRef
 from tables.claims import Claim, Origin
@@ -97,5 +98,5 @@ def for_some(headers: Sequence[tuple[str, bytes]], ids: Sequence[str]) -> Iterat
 
 def of_message(headers: redrive.Headers, here: Origin, request: str) -> list[tuple[str, bytes]]:
     """The headers of a copy of a message; by the request's name what has failed is opened again, once."""
-    own = [header for header in headers if header[0] not in redrive.OURS]
+    own = [header for header in headers if header[0] not in (*redrive.OURS, PROVIDER)]
     return [*own, *redrive.marked(redrive.REPLAY, request, redrive.origin(headers, here))]

@@ -12,13 +12,16 @@ others say nothing.
   without an idempotency key has the same id, and the same age, as when it first came. One that came through
   after all is known by its claim. It fails again with that place too, so that it can be redriven again.
 - A user or a preference keeps its time, so that it never replaces a newer one.
-- A message is known by its ledger: one that has failed for good is opened again, once a letter (deliver).
+- A message is known by its ledger: one that has failed for good is opened again, once a letter (deliver). The
+  header `provider` beside `redrive` names the provider that is to send it now. It is of this copy alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from agents import topics
 from agents.letters import Letter
+from schemas.dead_letter import MAX_PROVIDER, PROVIDER
 from schemas.event import Unreadable
 from tables.claims import Origin
 
@@ -32,6 +35,7 @@ _PLACE = ("source-topic", "source-partition", "source-offset", "source-time")
 OURS = frozenset((REDRIVE, REPLAY, ONLY, GENERATION, ANEW, *_PLACE))
 """Every header by which a copy says whose it is."""
 _OF_A_LETTER = frozenset((REDRIVE, *_PLACE))
+_DEAD_MESSAGES = frozenset(topics.DEAD_MESSAGES.values())
 MOST_ONLY = 200
 """The most notifications that one copy is for."""
 MAX_ONLY = 40 * MOST_ONLY
@@ -45,6 +49,13 @@ class NotRedrivable(ValueError):
     """A letter that cannot go back; the message says why."""
 
 
+class To(NamedTuple):
+    """The provider that is to send what goes back, and the dead letters' topics whose channel has it."""
+
+    provider: str
+    topics: Collection[str]
+
+
 class Redriven(NamedTuple):
     """The record that a letter goes back as; `partition` None: by its key."""
 
@@ -55,8 +66,9 @@ class Redriven(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-def back(letter: Letter, known: Mapping[str, int]) -> Redriven:
+def back(letter: Letter, known: Mapping[str, int], to: To | None = None) -> Redriven:
     """What goes back for a letter. `known`: the topics that there are for it, with their partitions.
+    `to`: who is to send it; without, whoever delivery chooses.
 
     Raises NotRedrivable.
     """
@@ -65,8 +77,14 @@ def back(letter: Letter, known: Mapping[str, int]) -> Redriven:
         raise NotRedrivable("its headers do not say where it came from")
     if source.topic not in known:
         raise NotRedrivable(f"source-topic {source.topic!r} is no topic that a stage reads")
+    if to is not None and letter.plain not in to.topics:
+        raise NotRedrivable(f"what {letter.plain} holds is not sent by a provider {to.provider!r}")
     partition = source.partition if source.partition < known[source.topic] else None
-    headers = [*letter.original, *marked(REDRIVE, letter.name, source)]
+    is_message = letter.plain in _DEAD_MESSAGES
+    own = [header for header in letter.original if not (is_message and header[0] == PROVIDER)]
+    headers = [*own, *marked(REDRIVE, letter.name, source)]
+    if to is not None:
+        headers.append((PROVIDER, to.provider.encode()))
     return Redriven(source.topic, partition, letter.key, letter.value, headers)
 
 
@@ -85,6 +103,15 @@ def name(headers: Headers) -> str | None:
             if header == REDRIVE:
                 break
     return found
+
+
+def provider(headers: Headers) -> str | None:
+    """The provider that is to send a redriven message; None where none was named, and for other records."""
+    found = {header: value for header, value in headers if value}
+    told = found.get(PROVIDER)
+    if told is None or REDRIVE not in found or len(told) > 4 * MAX_PROVIDER:
+        return None
+    return told.decode("utf-8", "replace")
 
 
 def origin(headers: Headers, here: Origin) -> Origin:

@@ -51,7 +51,7 @@ def foresee_call(
         return NEW
     if result is None or result.kind in ("cut_off", "doubtful"):
         return Foreseen(Prospect.DOUBTFUL)
-    retried = result.kind == "deferred" and result.n - counted_from < deliver.MAX_ATTEMPTS
+    retried = result.kind == "deferred" and not deliver.is_used_up(result, counted_from)
     if retried or (opened and result.kind in deliver.FAILURES):
         return Foreseen(Prospect.AFRESH, result.reason or result.kind)
     return NOTHING

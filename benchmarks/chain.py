@@ -20,6 +20,7 @@ from benchmarks.simple_job import all_events
 from benchmarks.worker import Order, order, report
 from pipeline.app import Roles
 from pipeline.metrics import Metrics
+from pipeline.pool import Pool
 from pipeline.topics import changelog, create
 from schemas.kinds import Channel
 from schemas.message import Message
@@ -126,7 +127,7 @@ async def main() -> None:
     told, role = order(), sys.argv[2]
     chosen = core_job.settings(told.bootstrap_servers, told.prefix, told.partitions, Path(told.state_dir))
     roles = Roles(chosen, core_job.catalogue((CHANNEL,)), Metrics())
-    roles.providers[CHANNEL] = NullProvider()
+    roles.pools[CHANNEL] = Pool([NullProvider()])
     wanted = {told.prefix + topic: count * told.events for topic, count in READS[role].items()}
     report(await timed(roles.build(role), wanted))
 

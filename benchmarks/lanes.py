@@ -23,6 +23,7 @@ from benchmarks.simple_job import EMAIL, EVENTS_A_USER, event, user
 from benchmarks.worker import Order, order, report_parts
 from pipeline.app import Roles
 from pipeline.metrics import Metrics
+from pipeline.pool import Pool
 from pipeline.topics import create
 from schemas.base import encode
 from schemas.ids import notification_id, target_id
@@ -197,7 +198,7 @@ async def main() -> None:
     told, role = order(), sys.argv[2]
     chosen = core_job.settings(told.bootstrap_servers, told.prefix, told.partitions, Path(told.state_dir))
     roles, provider = Roles(chosen, core_job.catalogue((CHANNEL,)), Metrics()), TimedProvider()
-    roles.providers[CHANNEL] = provider
+    roles.pools[CHANNEL] = Pool([provider])
     app = roles.build(role)
     await app.start()
     try:

@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, intake, know, plan, redrive, remember, report, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
+from pipeline.attachments import stores
 from pipeline.delivery import Delivery
 from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
+from pipeline.pool import Pool
 from pipeline.providers import registry
-from pipeline.providers.provider import Place, Provider
+from pipeline.providers.countries import country_of
+from pipeline.providers.provider import Place
+from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -25,7 +29,7 @@ from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 from schemas.notification import FanOut, Signal
-from tables import caps, claims, effects, history, watches
+from tables import caps, claims, effects, history, reports, watches
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
     if role == "status":
         told = milliseconds(kept.history)
         return (
-            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told)
+            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told),
+            Sweep(reports.PREFIX, reports.forget, told),
         )  # fmt: skip
     return (Sweep(effects.ATTEMPTS, effects.forget, milliseconds(kept.attempts)),)
 
@@ -75,8 +80,10 @@ class Roles:
             partitions(settings, "core"),
             settings.core.broadcast_page,
             settings.core.broadcast_per_second,
+            mailing(settings),
         )
-        self.providers: dict[Channel, Provider] = {}
+        self.pools: dict[Channel, Pool] = {}
+        self.attached = stores.attached(settings)
         self.claims_kept = milliseconds(settings.retention.claims)
 
     def names(self) -> tuple[str, ...]:
@@ -177,29 +184,32 @@ class Roles:
 
     def _channel(self, app: UnitApp, channel: Channel) -> None:
         channel_settings = self.settings.channels[channel]
-        provider = self.provider(channel)
+        pool = self.pool(channel)
         deadline = max(p.timeout for p in channel_settings.providers.values())
         stage = Delivery(
-            channel, provider, self.wiring, self.metrics, channel_settings.window, deadline,
+            channel, pool, self.wiring, self.metrics, channel_settings.window, deadline,
             milliseconds(self.settings.retention.attempts),
         )  # fmt: skip
         plain = topics.MESSAGES[channel]
         name = self.wiring.name
         app.effect_stage(f"deliver-{channel}", name(plain + topics.EXPRESS), name(plain), stage=stage)
 
-    def provider(self, channel: Channel) -> Provider:
-        """The channel's provider: the first of its order."""
-        if channel not in self.providers:
+    def pool(self, channel: Channel) -> Pool:
+        """The channel's providers, in the order of failover."""
+        if channel not in self.pools:
             of_channel = self.settings.channels[channel]
             order = of_channel.order or tuple(of_channel.providers)
             if not order:
                 raise SettingsError(f"channels.{channel}.providers: there is none")
-            self.providers[channel] = registry.make(
-                order[0],
-                of_channel.providers[order[0]],
-                Place(Path(self.settings.state_dir), self.settings.web.public_url),
+            place = Place(Path(self.settings.state_dir), self.settings.web.public_url, self.attached)
+            chosen = {name: of_channel.providers[name] for name in order}
+            self.pools[channel] = Pool(
+                [registry.make(name, found, place) for name, found in chosen.items()],
+                {n: one.limit_per_second * one.headroom for n, one in chosen.items() if one.limit_per_second},
+                of_channel.countries,
+                country_of,
             )
-        return self.providers[channel]
+        return self.pools[channel]
 
     # -- status
 
@@ -210,7 +220,9 @@ class Roles:
         app.stage("status", name(topics.DELIVERY_STATUS), decide=self._tell, reject=reject)
 
     def _keep(self, record: Record, unit: Unit) -> None:
-        remember.remember_contents(record.value, unit)
+        found = remember.remember_contents(record.value, unit)
+        if found is not None:
+            self.wiring.send(unit, report.hear(found, origin_of(record), unit, unit.number, unit.mark))
 
     def _tell(self, record: Record, unit: Unit) -> None:
         status, changed = remember.remember_status(record.value, record.timestamp, unit)
@@ -218,6 +230,8 @@ class Roles:
             self.metrics.told(status.channel, status.state)
         if status.state in remember.SIGNALLED:
             self.wiring.send(unit, remember.signals(status, unit))
+        if early := report.catch_up(status, unit, unit.number, unit.mark):
+            self.wiring.send(unit, early)
 
 
 def __getattr__(name: str) -> Any:

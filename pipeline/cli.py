@@ -16,12 +16,15 @@ from pydantic import BaseModel, SecretStr
 
 from agents import letters
 from agents import topics as names
+from agents.letters import Said
+from agents.redrive import To
 from pipeline import __version__, dead_letters, topics
 from pipeline.broker import BrokerUnavailable, EmbeddedKafka
 from pipeline.broker.commands import broker
-from pipeline.dead_letters import DeadLetterError, Redrive
+from pipeline.dead_letters import DeadLetterError, Redrive, UnknownProvider
 from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
+from pipeline.simulate import simulate_provider
 from schemas.event import milliseconds
 
 MAX_LINE = 1_000_000
@@ -54,6 +57,7 @@ def main() -> None:
 
 
 main.add_command(broker)
+main.add_command(simulate_provider)
 _config = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings; default: carillon.toml here."
 )
@@ -258,6 +262,13 @@ def dlq() -> None:
 
 _topic = click.option("--topic", help="One topic of dead letters, such as dlq-email; default: all.")
 _reason = click.option("--reason", help="Those that give this reason, such as refused.")
+_provider = click.option("--provider", help="Those that this provider was called for last.")
+_codes = click.option(
+    "--code",
+    "codes",
+    multiple=True,
+    help="Those with this code of the vendor's, such as 550 or 'HTTP 4*'; several are alternatives.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 MOST_LISTED = 10_000
 
@@ -265,15 +276,24 @@ MOST_LISTED = 10_000
 @dlq.command("list")
 @_topic
 @_reason
+@_provider
+@_codes
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, MOST_LISTED))
 @_json
 @_config
 def list_letters(
-    topic: str | None, reason: str | None, limit: int, as_json: bool, config: Path | None
+    topic: str | None,
+    reason: str | None,
+    provider: str | None,
+    codes: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+    config: Path | None,
 ) -> None:
     """List dead letters, the newest first, without their bytes and without addresses."""
     settings = _for_letters(config)
-    told = asyncio.run(dead_letters.newest(settings, _named(settings, topic), reason, limit))
+    said = Said(reason, provider, codes)
+    told = asyncio.run(dead_letters.newest(settings, _named(settings, topic), said, limit))
     if as_json:
         click.echo(orjson.dumps({"letters": told}).decode())
         return
@@ -282,7 +302,8 @@ def list_letters(
         whose = one["notification_id"] or (event and f"{event['source']} {event['id']}") or "-"
         click.echo(
             f"{one['topic']} {one['partition']} {one['offset']}  {one['failed_at']}  {one['reason']}"
-            f"  attempts={one['attempts']}  from={one['source'] or '-'}  {whose}  {one['error']}"
+            f"  attempts={one['attempts']}  by={one['provider'] or '-'}  code={one['code'] or '-'}"
+            f"  from={one['source'] or '-'}  {whose}  {one['error']}"
         )
     click.echo(f"{len(told)} dead letters{' or more' if len(told) == limit else ''}", err=True)
 
@@ -310,6 +331,9 @@ def show_letter(topic: str, partition: int, offset: int, as_json: bool, config: 
 @click.argument("place", nargs=-1, metavar="[TOPIC PARTITION OFFSET]")
 @_topic
 @_reason
+@_provider
+@_codes
+@click.option("--to-provider", metavar="NAME", help="The provider that is to send them now.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go where.")
 @_json
 @_config
@@ -317,23 +341,33 @@ def redrive_letters(
     place: tuple[str, ...],
     topic: str | None,
     reason: str | None,
+    provider: str | None,
+    codes: tuple[str, ...],
+    to_provider: str | None,
     dry_run: bool,
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Put one dead letter, or those of a topic or a reason, back on the topic that it came from.
+    """Put one dead letter, or those that the options choose, back on the topic that it came from.
 
-    What has failed is tried again in full; what was sent is not sent again. The letter stays where it is.
+    What has failed is tried again in full; what was sent is not sent again, and with --to-provider neither is
+    what another provider may have sent. The letter stays where it is.
     """
-    if bool(place) == bool(topic or reason):
-        raise click.UsageError("Give TOPIC PARTITION OFFSET, or else --topic or --reason or both.")
+    said = Said(reason, provider, codes)
+    if bool(place) == bool(topic or said.asks):
+        raise click.UsageError(
+            "Give TOPIC PARTITION OFFSET, or else one or more of --topic, --reason, --provider and --code."
+        )
     settings = _for_letters(config)
     if place:
         wanted, partition, offset = _placed(settings, place)
+        to = _to(settings, to_provider, [wanted])
         letter = asyncio.run(dead_letters.find(settings, wanted, partition, offset))
         found = dead_letters.one(letter)
     else:
-        found = dead_letters.chosen(settings, _named(settings, topic), reason)
+        meant = _named(settings, topic)
+        to = _to(settings, to_provider, meant)
+        found = dead_letters.chosen(settings, meant, said)
     done, failed = [0], list[Redrive]()
 
     def tell(one: Redrive) -> None:
@@ -343,7 +377,7 @@ def redrive_letters(
         elif not as_json:
             click.echo(f"{one.letter} → {one.to}")
 
-    asyncio.run(dead_letters.put_back(settings, found, dry_run=dry_run, tell=tell))
+    asyncio.run(dead_letters.put_back(settings, found, dry_run=dry_run, tell=tell, to=to))
     if as_json:
         told = [{"letter": one.letter, "why": one.why} for one in failed[:MOST_LISTED]]
         click.echo(orjson.dumps({"dry_run": dry_run, "redriven": done[0], "failed": told}).decode())
@@ -386,6 +420,14 @@ def _for_letters(config: Path | None) -> Settings:
     settings = _with_broker(load(config))
     _quieten_clients()
     return settings
+
+
+def _to(settings: Settings, provider: str | None, meant: Sequence[str]) -> To | None:
+    """Who is to send what goes back. Wrong use, where none of the topics' channels has that provider."""
+    try:
+        return dead_letters.to(settings, provider, meant)
+    except UnknownProvider as error:
+        raise click.BadParameter(str(error), param_hint="--to-provider") from None
 
 
 def _named(settings: Settings, topic: str | None) -> Sequence[str]:

@@ -10,9 +10,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 
-from agents import letters, redrive
-from agents.letters import Letter
-from agents.redrive import NotRedrivable, Redriven
+from agents import letters, redrive, topics
+from agents.letters import Letter, Said
+from agents.redrive import NotRedrivable, Redriven, To
 from pipeline.settings import Settings
 from pipeline.topics import DEAD_LETTER_BYTES, all_topics, client_options
 
@@ -27,6 +27,10 @@ _NOT_READ = ("dlq-", "carillon-")
 
 class DeadLetterError(Exception):
     """What was asked for cannot be done; the message says why, in one line."""
+
+
+class UnknownProvider(DeadLetterError):
+    """No channel of those that are meant has a provider of that name; the message says which there are."""
 
 
 class Redrive(NamedTuple):
@@ -74,6 +78,40 @@ def sources(settings: Settings) -> dict[str, int]:
         for topic in all_topics(settings)
         if not topic.name.startswith(_NOT_READ)
     }
+
+
+def to(settings: Settings, provider: str | None, wanted: Sequence[str]) -> To | None:
+    """Who is to send what goes back of these topics (the broker's names); None where nobody was named.
+
+    Raises UnknownProvider, with the providers that there are, where none of their channels has it.
+    """
+    if provider is None:
+        return None
+    known = _providers(settings, wanted)
+    having = frozenset(dead for dead, names in known.items() if provider in names)
+    if having:
+        return To(provider, having)
+    there_are = "; ".join(f"{dead} {', '.join(names)}" for dead, names in known.items() if names)
+    raise UnknownProvider(
+        f"there is no provider {provider!r}; there are {there_are}"
+        if there_are
+        else f"there is no provider {provider!r}: these are no letters of a channel that has one"
+    )
+
+
+def providers(settings: Settings, wanted: Sequence[str]) -> list[str]:
+    """The providers that can send what goes back of these topics (the broker's names)."""
+    return list(dict.fromkeys(name for names in _providers(settings, wanted).values() for name in names))
+
+
+def _providers(settings: Settings, wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The providers of each channel's topic among these, in their order."""
+    prefix, found = settings.kafka.topic_prefix, dict[str, tuple[str, ...]]()
+    for channel, dead in topics.DEAD_MESSAGES.items():
+        if prefix + dead in wanted and channel in settings.channels:
+            of_channel = settings.channels[channel]
+            found[dead] = of_channel.order or tuple(of_channel.providers)
+    return found
 
 
 # -- reading
@@ -221,14 +259,11 @@ def _letter(record: Any, prefix: str) -> Letter:
     )  # fmt: skip
 
 
-async def newest(
-    settings: Settings, wanted: Sequence[str], reason: str | None, limit: int
-) -> list[dict[str, Any]]:
-    """Summaries of the newest letters, the newest first, `limit` of them; with a reason, of those that
-    give it."""
+async def newest(settings: Settings, wanted: Sequence[str], said: Said, limit: int) -> list[dict[str, Any]]:
+    """Summaries of the newest letters that say so, the newest first, `limit` of them."""
     kept: list[tuple[tuple[int, str, int, int], dict[str, Any]]] = []
-    async for letter in read(settings, wanted, newest=limit if reason is None else None):
-        if reason is not None and letter.told("reason") != reason:
+    async for letter in read(settings, wanted, newest=None if said.asks else limit):
+        if not said.fits(letter):
             continue
         place = letter.at, letter.topic, letter.partition, letter.offset
         if len(kept) < limit:
@@ -248,16 +283,24 @@ async def find(settings: Settings, topic: str, partition: int, offset: int) -> L
 
 
 async def put_back(
-    settings: Settings, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None]
+    settings: Settings,
+    found: AsyncIterator[Letter],
+    *,
+    dry_run: bool,
+    tell: Callable[[Redrive], None],
+    to: To | None = None,
 ) -> None:
-    """Puts letters back on the topics that they came from; says of each what became of it."""
+    """Puts letters back on the topics that they came from; says of each what became of it.
+
+    `to`: the provider that is to send them now.
+    """
     known = sources(settings)
     async with _producer(settings, dry_run=dry_run) as producer:
         waiting: list[tuple[Letter, Any]] = []
         size = 0
         async for letter in found:
             try:
-                record = redrive.back(letter, known)
+                record = redrive.back(letter, known, to)
             except NotRedrivable as error:
                 tell(Redrive(letter.name, None, str(error)))
                 continue
@@ -315,10 +358,10 @@ def _to(record: Redriven) -> str:
     return record.topic if record.partition is None else f"{record.topic}-{record.partition}"
 
 
-async def chosen(settings: Settings, wanted: Sequence[str], reason: str | None) -> AsyncIterator[Letter]:
-    """The letters of these topics, with a reason those that give it."""
+async def chosen(settings: Settings, wanted: Sequence[str], said: Said) -> AsyncIterator[Letter]:
+    """The letters of these topics that say so."""
     async for letter in read(settings, wanted):
-        if reason is None or letter.told("reason") == reason:
+        if said.fits(letter):
             yield letter
 
 

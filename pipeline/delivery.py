@@ -10,7 +10,7 @@ from agents.deliver import Parcel
 from pipeline.engine import Call, Record, Unit
 from pipeline.engine.timers import is_told
 from pipeline.metrics import Metrics
-from pipeline.providers.provider import Provider
+from pipeline.pool import Offer, Pool
 from pipeline.wiring import Wiring, origin_of
 from schemas.kinds import Channel
 from schemas.outcome import Outcome
@@ -24,67 +24,99 @@ class Errand:
     """A parcel, and the attempt that is being made for it; `told`: what its earlier ones imply is out."""
 
     parcel: Parcel
+    offer: Offer
     told: bool = False
     attempt: Attempt | None = None
 
 
 class Delivery:
-    """An engine's EffectStage over one channel and its provider."""
+    """An engine's EffectStage over one channel and its providers."""
 
     def __init__(
         self,
         channel: Channel,
-        provider: Provider,
+        pool: Pool,
         wiring: Wiring,
         metrics: Metrics,
         window: int,
         deadline: float,
         forgets_after: int,
     ) -> None:
-        self.channel, self.provider, self.wiring, self.metrics = channel, provider, wiring, metrics
-        self.window, self.deadline, self.parallel = window, deadline, provider.parallel
+        self.channel, self.pool, self.wiring, self.metrics = channel, pool, wiring, metrics
+        self.window, self.deadline, self.parallel = window, deadline, pool.parallel
         #: milliseconds for which attempts are remembered
         self.forgets_after = forgets_after
+
+    @property
+    def room(self) -> int:
+        """How many calls may begin now."""
+        return self.pool.room
+
+    @property
+    def ready_in(self) -> float:
+        """Seconds until one may."""
+        return self.pool.ready_in
+
+    def assigned(self, share: float) -> None:
+        """Takes its share of every provider's limit."""
+        self.pool.set_share(share)
 
     def identify(self, record: Record) -> Call[Errand]:
         """Reads a message. Raises Unreadable."""
         parcel = deliver.read(record.value, origin_of(record), record.headers)
         # a redriven message waits for its turn: one that joined a copy would end with it, and not be decided
         effect = parcel.effect + (parcel.redrive or "").encode()
-        errand = Errand(parcel, is_told(record))
+        errand = Errand(parcel, Offer(self.pool, parcel.message), is_told(record))
         return Call(effect, parcel.message.user_id.encode(), errand, record, parcel.effect)
 
-    def admit(self, call: Call[Errand], unit: Unit) -> bool:
-        """Writes the attempt, or what the ledger knows already."""
-        errand, provider = call.message, self.provider
-        admitted = deliver.admit(
-            errand.parcel,
-            unit,
-            unit.now,
-            provider.name,
-            honours_keys=provider.honours_keys,
-            told=errand.told,
-            oldest=unit.now - self.forgets_after,
-        )
-        self.wiring.send(unit, admitted.sends)
+    def admit(self, call: Call[Errand], unit: Unit) -> bool | float:
+        """Writes the attempt, or what the ledger knows already; or nothing, while nobody may be called."""
+        errand = call.message
+        errand.offer.release()  # where the unit is decided anew
+        try:
+            admitted = deliver.admit(
+                errand.parcel, unit, unit.now, errand.offer,
+                told=errand.told, oldest=unit.now - self.forgets_after,
+            )  # fmt: skip
+            self.wiring.send(unit, admitted.sends)
+        except BaseException:
+            errand.offer.release()
+            raise
+        if admitted.attempt is None:
+            errand.offer.release()
+        if admitted.later is not None:
+            return admitted.later
         errand.attempt = admitted.attempt
         return admitted.attempt is not None
 
-    async def call(self, call: Call[Errand]) -> Outcome:
-        """Calls the provider; an outcome, always."""
-        started, parcel = time.perf_counter(), call.message.parcel
-        with self.metrics.calling(self.provider.name, self.channel):
-            outcome = await self.provider.send(parcel.message, parcel.key)
-        self.metrics.called(self.provider.name, self.channel, outcome.kind, time.perf_counter() - started)
-        return outcome
+    def drop(self, call: Call[Errand]) -> None:
+        """Gives back what was reserved for a call."""
+        call.message.offer.release()
 
-    def settle(self, call: Call[Errand], result: Outcome, unit: Unit) -> float | None:
+    async def call(self, call: Call[Errand]) -> tuple[Outcome, bool]:
+        """Calls the provider; an outcome, always, and whether it counts as an attempt."""
+        started, parcel, offer = time.perf_counter(), call.message.parcel, call.message.offer
+        assert offer.member is not None
+        provider = offer.member.provider
+        try:
+            with self.metrics.calling(provider.name, self.channel):
+                outcome = await provider.send(parcel.message, parcel.key)
+        except BaseException:
+            offer.release()
+            raise
+        counts = offer.end(outcome)
+        self.metrics.called(provider.name, self.channel, outcome.kind, time.perf_counter() - started)
+        return outcome, counts
+
+    def settle(self, call: Call[Errand], result: tuple[Outcome, bool], unit: Unit) -> float | None:
         """Writes the result and what it implies."""
-        errand = call.message
+        errand, (outcome, counts) = call.message, result
         assert errand.attempt is not None
+        provider = errand.attempt.provider
         sends, wait = deliver.settle(
-            errand.parcel, errand.attempt, result, unit, unit.now,
-            honours_keys=self.provider.honours_keys, jitter=random.random(),
+            errand.parcel, errand.attempt, outcome, unit, unit.now,
+            honours_keys=errand.offer.honours_keys(provider), jitter=random.random(), counts=counts,
+            elsewhere=errand.offer.goes_elsewhere(provider),
         )  # fmt: skip
         self.wiring.send(unit, sends)
         if any(send.topic == topics.DEAD_MESSAGES[self.channel] for send in sends):

@@ -8,7 +8,9 @@ from schemas.notification import EventRef
 class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """One message. `target` is the address, token or URL; `at` the broker's time of its planning, in ms.
 
-    `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails.
+    `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails. `attachments` are
+    ids, of e-mails alone; what stands under an id never changes.
+    `unsubscribe`: the URL at which an e-mail's reader wants no more of its kind, by one POST (RFC 8058).
     """
 
     id: str
@@ -30,6 +32,8 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     has_fallback: bool | None = None
     platform: str | None = None
     keys: dict[str, str] | None = None
+    attachments: tuple[str, ...] | None = None
+    unsubscribe: str | None = None
 
 
 class ChannelContent(Record, frozen=True, kw_only=True):

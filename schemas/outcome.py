@@ -17,8 +17,8 @@ class Outcome(Record, frozen=True, kw_only=True):
     kind: str
     provider_message_id: str | None = None
     reason: str | None = None
-    retry_after: float | None = None
     code: str | None = None
+    retry_after: float | None = None
     fault: Fault | None = None
     dead_since: int | None = None
 
@@ -31,6 +31,8 @@ class Meaning(NamedTuple):
     words: str
     dead: bool = False
     """The target will never be good again."""
+    throttles: bool = False
+    """The provider wants fewer calls."""
 
     def outcome(
         self,
@@ -44,6 +46,8 @@ class Meaning(NamedTuple):
         """The outcome of a call that was answered with a code of this meaning."""
         if self.kind in {"sent", "delivered"}:
             return Outcome(kind=self.kind, provider_message_id=provider_message_id)
+        if retry_after is None and self.throttles:
+            retry_after = THROTTLED_SECONDS
         return Outcome(
             kind=self.kind, provider_message_id=provider_message_id,
             reason=f"{code}: {detail or self.words}"[:REASON], retry_after=retry_after, code=code[:CODE],
@@ -51,6 +55,8 @@ class Meaning(NamedTuple):
         )  # fmt: skip
 
 
+THROTTLED_SECONDS = 1.0
+"""How long a provider that wants fewer calls is left alone, where it does not say for how long."""
 REASON, CODE = 200, 60
 """The most characters of a reason, and of a code."""
 

@@ -23,7 +23,7 @@ class Verdict(Record, frozen=True, kw_only=True):
 class Status(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """One change of state. `target` is masked; `at` is RFC 3339; `event_at` the event's broker time in ms.
 
-    `awaits_seen`: core is to hear when somebody has seen it.
+    `code`: the vendor's own for how a call ended. `awaits_seen`: core is to hear when somebody has seen it.
     """
 
     notification_id: str
@@ -47,11 +47,20 @@ class Status(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     variant: str | None = None
     awaits_seen: bool | None = None
     why: tuple[Verdict, ...] | None = None
+    code: str | None = None
 
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _LAST = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+
+def milliseconds(moment: str) -> int | None:
+    """The milliseconds of an RFC 3339 time; None for what is none."""
+    try:
+        return (datetime.fromisoformat(moment) - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 @lru_cache(maxsize=1_024)

@@ -14,6 +14,8 @@ REOPENINGS = b"o|"
 MOST_ATTEMPTS = 1_000
 MOST_REOPENINGS = 100
 """Of one effect; so that its attempts stay below their own bound."""
+DOUBTFUL = ("doubtful", "cut_off")
+"""The results after which nobody knows whether it was sent."""
 
 
 class Attempt(NamedTuple):
@@ -27,7 +29,11 @@ class Attempt(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end."""
+    """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end.
+
+    `code` is the vendor's own; `tried`: how many attempts count, up to it and since the effect was opened
+    last (None: all of them).
+    """
 
     n: int
     kind: str
@@ -35,16 +41,20 @@ class Result(NamedTuple):
     provider: str
     provider_message_id: str | None = None
     reason: str | None = None
+    code: str | None = None
+    tried: int | None = None
 
 
 class Reopening(NamedTuple):
     """The k-th time that a failed effect was opened again: by which letter, when it came as which record
-    (`place`), and the attempt `n` that it had failed with, from which attempts count anew."""
+    (`place`), the attempt `n` that it had failed with, from which attempts count anew, and the `provider`
+    that these are to be made by (None: as any)."""
 
     k: int
     redrive: str
     n: int
     place: str
+    provider: str | None = None
 
 
 def effect(notification: str, step: str, target_id: str) -> bytes:
@@ -71,7 +81,10 @@ def put_attempt(rows: Rows, effect: bytes, made: Attempt) -> None:
 
 def put_result(rows: Rows, effect: bytes, ended: Result) -> None:
     """Writes a result."""
-    rows.put(RESULTS + effect + b"%d" % ended.n, encode(ended[1:]))
+    told = list(ended[1:])
+    while len(told) > 5 and told[-1] is None:  # a row from before there were codes stays it
+        told.pop()
+    rows.put(RESULTS + effect + b"%d" % ended.n, encode(told))
 
 
 def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
@@ -83,6 +96,21 @@ def last_attempt(rows: Rows, effect: bytes) -> Attempt | None:
             break
         found = following
     return found
+
+
+def in_doubt_elsewhere(rows: Rows, effect: bytes, provider: str) -> bool:
+    """Whether another provider may have sent it: an attempt by it that nobody saw end, or that left a doubt.
+
+    Its own attempts are not asked for: by its key a provider may still know them.
+    """
+    for n in range(1, MOST_ATTEMPTS):
+        if (made := attempt(rows, effect, n)) is None:
+            break
+        if made.provider != provider:
+            ended = result(rows, effect, n)
+            if ended is None or ended.kind in DOUBTFUL:
+                return True
+    return False
 
 
 def reopening(rows: Rows, effect: bytes, k: int) -> Reopening | None:
@@ -103,13 +131,20 @@ def reopenings(rows: Rows, effect: bytes) -> list[Reopening]:
 
 def put_reopening(rows: Rows, effect: bytes, made: Reopening) -> None:
     """Writes a reopening."""
-    rows.put(REOPENINGS + effect + b"%d" % made.k, encode(made[1:]))
+    told = made[1:] if made.provider is not None else made[1:-1]
+    rows.put(REOPENINGS + effect + b"%d" % made.k, encode(told))
 
 
 def counted_from(rows: Rows, effect: bytes) -> int:
     """The attempt after which attempts count: 0, or that which the effect was last opened again after."""
     found = reopenings(rows, effect)
     return found[-1].n if found else 0
+
+
+def asked_provider(rows: Rows, effect: bytes) -> str | None:
+    """The provider that an effect was last opened again for: its retries are for it too. None: any."""
+    found = reopenings(rows, effect)
+    return found[-1].provider if found else None
 
 
 def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:

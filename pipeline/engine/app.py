@@ -220,8 +220,11 @@ class UnitApp(faust.App):  # type: ignore[misc]
         self.stages.update(dict.fromkeys(topics, name))
 
         def admit(call: Call[Any], unit: Unit) -> None:
-            if stage.admit(call, unit):
+            admitted = stage.admit(call, unit)
+            if admitted is True:
                 unit.calls.append(call)
+            elif admitted is not False:
+                unit.later.append((call, admitted))
 
         def reject(call: Call[Any], error: Exception, unit: Unit) -> None:
             stage.reject(call.record, error, unit)

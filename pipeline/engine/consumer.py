@@ -146,6 +146,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         # A drain must find them from now on: it may come while they are being opened.
         self.tasks = {number: make(self, number, generation) for number in numbers}
         self.draining = False
+        if self.app.effects is not None:
+            self.app.effects.assigned(len(numbers) / self.app.partitions)
         settle(self.app.group)
         await asyncio.gather(*[self.open_task(task, ends) for task in self.tasks.values()])
         if not self.draining:

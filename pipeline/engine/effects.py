@@ -6,7 +6,9 @@ called and the ended are done. Two batches are never in flight on one partition.
 """
 
 import asyncio
+import heapq
 import math
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -27,10 +29,14 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 GATHER_SECONDS = 0.003
+LEAST_SECONDS = 0.001
+"""The least that a turn without work waits for the next."""
 """How long a turn waits for a few more results to share its batch."""
 HELD = 2_000
 HELD_BYTES = 32 << 20
 """What one task has taken and not finished, those included that wait for their user's turn."""
+SHORT_SECONDS = 1.0
+"""What cannot be called yet waits so long in memory, and longer as a row."""
 LETTING_GO_SECONDS = 1.0
 SPAN = 20_000
 """The farthest that a task runs ahead of its first unfinished offset: farther than a queue lets overtake, so
@@ -69,8 +75,25 @@ class EffectStage(Protocol[M, R]):
     def identify(self, record: Record) -> Call[M]:
         """Reads a record; raises where it cannot be read."""
 
-    def admit(self, call: Call[M], unit: Unit) -> bool:
-        """Writes the attempt and says True; or False: no call, what is known is in the outbox again."""
+    @property
+    def room(self) -> int:
+        """How many calls may begin now, over all its tasks: no more is taken from the queues."""
+
+    @property
+    def ready_in(self) -> float:
+        """Seconds until there may be room again."""
+
+    def assigned(self, share: float) -> None:
+        """Hears which share of all partitions, from 0 to 1, is this worker's from now on."""
+
+    def admit(self, call: Call[M], unit: Unit) -> bool | float:
+        """Writes the attempt and says True; or False: no call, what is known is in the outbox again.
+
+        Or it writes nothing, and says after how many seconds it is to be asked again.
+        """
+
+    def drop(self, call: Call[M]) -> None:
+        """Hears that an admitted call is not made."""
 
     async def call(self, call: Call[M]) -> R:
         """Makes the call. Must not raise: doubt is a result."""
@@ -101,6 +124,9 @@ class EffectTask(Task):
         self.parked: dict[bytes, deque[Call[Any]]] = {}
         #: those whose turn has come
         self.again: deque[Call[Any]] = deque()
+        #: those that could not be called yet, and whose turn it stays; in the order in which they are asked
+        #: for again, and when that is (monotonic)
+        self.later: list[tuple[float, int, Call[Any]]] = []
         self.results: deque[tuple[Call[Any], Any]] = deque()
         self.calls: set[asyncio.Task[None]] = set()
         self.held = self.held_bytes = 0
@@ -129,7 +155,7 @@ class EffectTask(Task):
                 self.began = None
                 if not self.calls:
                     self.set_busy(False)
-                if not await self.woken():
+                if not await self.woken(max(self.stage.ready_in, LEAST_SECONDS)):
                     await self.when_idle()
                 elif self.calls:
                     await asyncio.sleep(GATHER_SECONDS)
@@ -167,14 +193,21 @@ class EffectTask(Task):
             for call in admitting:
                 if due_in(call.record) is not None:
                     waits.drop(unit, call.wait_id)
-        called = {id(call) for call in unit.calls}
-        closed = [call for call in admitting if id(call) not in called]
+        going_on = {id(call) for call in unit.calls} | {id(call) for call, _ in unit.later}
+        closed = [call for call in admitting if id(call) not in going_on]
+        for call, seconds in unit.later:
+            self.put_off(call, seconds, unit, closed)
         rejected = self.tolerated(rejected, unit)
         for record, error in rejected:
             self.stage.reject(record, error, unit)
         ended = self.settle(unit, closed)
         unit.writes.update(self.counted(topic, unit.raised))
-        await self.land(unit, ended=ended)
+        try:
+            await self.land(unit, ended=ended)
+        except BaseException:
+            for call in unit.calls:
+                self.stage.drop(call)
+            raise
         self.raised[self.app.stages[topic]] = unit.raised
         for call in unit.calls:
             self.begin(call)
@@ -205,13 +238,24 @@ class EffectTask(Task):
             count += 1
             wait = self.stage.settle(call, result, unit)
             if wait is not None:
-                due, record = self.clock.now() + math.ceil(wait * 1000), call.record
-                again = Wait(
-                    record.topic, record.key or b"", record.value or b"", self.epoch, rank_kept(record)
-                )
-                waits.put(unit, call.wait_id, due, again)
+                self.wait(call, wait, unit)
             closed.append(call)
         return count > 0
+
+    def wait(self, call: Call[Any], seconds: float, unit: Unit) -> None:
+        """Lets a call's record come up again by itself."""
+        due, record = self.clock.now() + math.ceil(seconds * 1000), call.record
+        again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch, rank_kept(record))
+        waits.put(unit, call.wait_id, due, again)
+
+    def put_off(self, call: Call[Any], seconds: float, unit: Unit, closed: list[Call[Any]]) -> None:
+        """Keeps what cannot be called yet, in memory or as a row."""
+        if seconds > SHORT_SECONDS:
+            self.wait(call, seconds, unit)
+            closed.append(call)
+        else:
+            heapq.heappush(self.later, (time.monotonic() + seconds, id(call), call))
+            asyncio.get_running_loop().call_later(seconds, self.wake.set)
 
     async def land(self, unit: Unit, *, ended: bool) -> None:
         """Changelog, outputs, store: each awaited."""
@@ -239,7 +283,10 @@ class EffectTask(Task):
     def take(self, rejected: list[tuple[Record, Exception]]) -> list[Call[Any]]:
         """What can be called now: nobody else's turn, no copy of it under way, room in the window."""
         admitting: list[Call[Any]] = []
-        window = self.window
+        window = min(self.window, len(self.calls) + self.stage.room)
+        now = time.monotonic()
+        while self.later and self.later[0][0] <= now and len(self.calls) + len(admitting) < window:
+            admitting.append(heapq.heappop(self.later)[2])
         while self.again and len(self.calls) + len(admitting) < window:
             self.place(self.again.popleft(), admitting)
         while self.held < HELD and self.held_bytes < HELD_BYTES:

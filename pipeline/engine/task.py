@@ -260,10 +260,10 @@ class Task:
             self.set_busy(True)
             await self.sweeper.step()
 
-    async def woken(self) -> bool:
+    async def woken(self, seconds: float = IDLE_SECONDS) -> bool:
         """Waits for work, a moment at most."""
         try:
-            await asyncio.wait_for(self.wake.wait(), IDLE_SECONDS)
+            await asyncio.wait_for(self.wake.wait(), min(seconds, IDLE_SECONDS))
         except TimeoutError:
             return False
         return True

@@ -28,8 +28,9 @@ class Unit:
     """
 
     __slots__ = (
-        "broken", "calls", "db", "decided", "epoch", "generation", "left", "mark", "mark_record", "now",
-        "number", "outbox", "partition", "patience", "raised", "records", "rejected", "topic", "writes",
+        "broken", "calls", "db", "decided", "epoch", "generation", "later", "left", "mark", "mark_record",
+        "now", "number", "outbox", "partition", "patience", "raised", "records", "rejected", "topic",
+        "writes",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,8 @@ class Unit:
         self.writes: dict[bytes, bytes | None] = {}
         #: what an effect stage admitted to be called
         self.calls: list[Any] = []
+        #: what it cannot call yet, with the seconds after which it is to look again
+        self.later: list[tuple[Any, float]] = []
         #: the kinds of errors of the records that were handed to reject
         self.rejected: list[str] = []
         self.decided: asyncio.Future[float] | None = None
@@ -124,6 +127,7 @@ class Unit:
             self.writes.clear()
             self.outbox.clear()
             self.calls.clear()
+            self.later.clear()
             self._run_one_by_one(decide, reject)
         if self.decided is not None and not self.decided.done():
             self.decided.set_result(time.perf_counter() - started)

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hpack import NeverIndexedHeaderTuple
 from pydantic import Field, SecretStr
 
+from pipeline.providers.answers import told
 from pipeline.providers.http import STATUSES, Answer, Ended, NotAnswered, NotSent, by_status
 from pipeline.providers.http2 import Headers, Http2Client
 from pipeline.providers.provider import HttpSettings, Place, needed
@@ -241,7 +242,7 @@ def judged(answer: Answer, now: float) -> Outcome:
     if answer.status == 200:
         return sent(answer.headers.get("apns-id", "")[:100] or None)
     usual = by_status(CODES, answer, now)
-    found = _json(answer.body)
+    found = told(answer)
     reason = found.get("reason")
     meaning = CODES.get(reason) if isinstance(reason, str) and not reason.isdigit() else None
     if not isinstance(reason, str) or meaning is None:
@@ -250,14 +251,6 @@ def judged(answer: Answer, now: float) -> Outcome:
     since = at if isinstance(at, int) and at > 0 else 0
     wait = usual.retry_after if meaning.kind == "deferred" else None
     return meaning.outcome(reason, retry_after=wait, dead_since=since)
-
-
-def _json(body: bytes | None) -> dict[str, Any]:
-    try:
-        found = orjson.loads(body or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def make(name: str, settings: Settings, place: Place) -> ApnsProvider:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr
 
+from pipeline.providers.answers import told
 from pipeline.providers.http import (
     CONNECTIONS_PER_HOST,
     GARBAGE,
@@ -157,7 +158,7 @@ class AccessTokens:
             answer = await self._client.exchange(request, self._timeout)
         except NotSent as error:  # NotAnswered is one as well: a token that was lost on its way does no harm
             raise Ended(deferred(f"no access token: {error.why}", fault="provider")) from error
-        found = _json(answer)
+        found = told(answer)
         token, seconds = found.get("access_token"), found.get("expires_in")
         if answer.status == 200 and isinstance(token, str) and isinstance(seconds, int):
             self._token, self._ends = token, now + seconds
@@ -280,7 +281,7 @@ def body(message: Message, key: str, now: float) -> dict[str, Any]:
 
 def judged(answer: Answer, now: float) -> Outcome:
     """An answer in our words: a message's name is success, whatever else must say what it is."""
-    found = _json(answer)
+    found = told(answer)
     if 200 <= answer.status < 300:
         name = found.get("name")
         if isinstance(name, str) and name:
@@ -319,14 +320,6 @@ def _code(error: Any) -> str | None:
         all(field == _TOKEN_FIELD for field in fields) if fields else error.get("message") == _TOKEN_TEXT
     )
     return BAD_TOKEN if of_token else code
-
-
-def _json(answer: Answer) -> dict[str, Any]:
-    try:
-        found = orjson.loads(answer.body or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def account(name: str, text: str) -> Account:

@@ -31,7 +31,7 @@ STATUSES: Mapping[str, Meaning] = {
     "403": Meaning("deferred", "provider", "our credentials do not allow it"),
     "408": Meaning("deferred", "provider", "the request took too long to arrive"),
     "425": Meaning("deferred", "provider", "too early"),
-    "429": Meaning("deferred", "provider", "too many requests"),
+    "429": Meaning("deferred", "provider", "too many requests", throttles=True),
     "4xx": Meaning("refused", "message", "the request is refused"),
     "500": Meaning("deferred", "provider", "an error at the vendor"),
     "502": Meaning("doubtful", "provider", "a gateway had no good answer"),

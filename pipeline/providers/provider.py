@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import Field, SecretStr
 
+from pipeline.attachments import Attached
 from pipeline.sections import Section, SettingsError
 from schemas.message import Message
 from schemas.outcome import Outcome
@@ -30,10 +31,12 @@ class HttpSettings(ProviderSettings):
 
 
 class Place(NamedTuple):
-    """Where a provider finds itself: the project's files, and the address at which vendors reach us."""
+    """Where a provider finds itself: the project's files, the address at which vendors reach us, and what to
+    fetch attachments with."""
 
     state_dir: Path
     public_url: str = ""
+    attachments: Attached | None = None
 
 
 class Provider(Protocol):

@@ -6,15 +6,37 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import apns, fcm, inbox, outbox, smtp, webhook, webpush
+from pipeline.providers import (
+    apns,
+    fcm,
+    inbox,
+    mailgun,
+    outbox,
+    sendgrid,
+    ses,
+    slack,
+    smtp,
+    sns,
+    twilio,
+    vonage,
+    webhook,
+    webpush,
+)
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
     "apns": apns,
     "fcm": fcm,
     "inbox": inbox,
+    "mailgun": mailgun,
     "outbox": outbox,
+    "sendgrid": sendgrid,
+    "ses": ses,
+    "slack": slack,
     "smtp": smtp,
+    "sns": sns,
+    "twilio": twilio,
+    "vonage": vonage,
     "webhook": webhook,
     "webpush": webpush,
 }

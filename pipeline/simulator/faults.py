@@ -8,6 +8,7 @@ from typing import NamedTuple
 LATENCY, DOWN, FLAP = "latency", "down", "flap"
 BANNER_REFUSED = "banner_refused"
 MAX_SECONDS = 86_400.0
+MIN_TURN = 0.05
 MAX_COUNT = 1_000_000_000
 MAX_FAULTS = 50
 WORD = 200
@@ -125,8 +126,8 @@ def _count(word: str, text: str) -> int:
 
 def _turns(word: str, text: str) -> tuple[float, float]:
     up, slash, down = text.partition("/")
-    turns = _seconds(word, up), _seconds(word, down)
-    if not slash or min(turns) < 0.05:
+    turns = (_seconds(word, up), _seconds(word, down)) if slash else (0.0, 0.0)
+    if min(turns) < MIN_TURN:
         raise BadFault(f"{word}: a flap is seconds up and seconds down, such as 5/5")
     return turns
 
@@ -148,11 +149,15 @@ class Faults:
         """As they were chosen."""
         return [fault.word for fault in self._all]
 
-    def set(self, words: Sequence[str]) -> None:
-        """Puts these in force instead, and counts anew. Raises BadFault, and then changes nothing."""
+    def check(self, words: Sequence[str]) -> list[Fault]:
+        """What these words choose. Raises BadFault."""
         if len(words) > MAX_FAULTS:
             raise BadFault(f"more than {MAX_FAULTS} faults")
-        self._all = [parse(word, self.known) for word in words]
+        return [parse(word, self.known) for word in words]
+
+    def set(self, words: Sequence[str]) -> None:
+        """Puts these in force instead, and counts anew. Raises BadFault, and then changes nothing."""
+        self._all = self.check(words)
         self._met, self._since = [0] * len(self._all), self._clock()
 
     def strike(self, key: str, *, again: bool) -> Strike:

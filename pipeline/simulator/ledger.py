@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,16 @@ class Entry(NamedTuple):
     """The vendor's id of the message, where it took effect now."""
 
 
+@dataclass(slots=True)
+class Recent:
+    """An entry for the page, with what only the page tells."""
+
+    entry: Entry
+    words: str
+    answer: str = ""
+    """What the request was answered; "" while it waits."""
+
+
 class Note(NamedTuple):
     """What an entry is made of."""
 
@@ -56,8 +67,11 @@ class Counts:
         self.faults: Counter[str] = Counter()
         self.arrivals = 0
         self.targets = 0
-        self.wrong = 0
-        """Requests that were refused as a whole, unsigned ones for instance; they are no entries."""
+        self.took_effect = 0
+        self.several = 0
+        """Keys that took effect more than once."""
+        self.wrong: Counter[str] = Counter()
+        """Requests that were refused as a whole, by why: unsigned ones for instance. They are no entries."""
         self._most = 0
         self._last = 0
         self._second: deque[int] = deque()
@@ -78,6 +92,9 @@ class Counts:
         self.targets += 1
         self.requests[entry.key] += 1
         self.effects[entry.key] += entry.effect
+        if entry.effect:
+            self.took_effect += 1
+            self.several += bool(entry.key) and self.effects[entry.key] == 2
         self.body_hashes.setdefault(entry.key, set()).add(entry.body)
         if entry.fault:
             self.faults[entry.fault] += 1
@@ -89,7 +106,7 @@ class Ledger:
     def __init__(self, path: Path | None = None) -> None:
         """Over a file that is there it knows what it knew. Raises OSError, or ValueError for another file."""
         self.seq = self.request = 0
-        self.newest: deque[tuple[Entry, str]] = deque(maxlen=NEWEST)
+        self.newest: deque[Recent] = deque(maxlen=NEWEST)
         self._kinds: dict[str, Counts] = {}
         self._lines: list[bytes] = []
         self._flushed: asyncio.Future[None] | None = None
@@ -116,24 +133,26 @@ class Ledger:
                 whole += len(line)
         os.ftruncate(self._file, whole)
 
-    def _count(self, entry: Entry, words: str) -> None:
+    def _count(self, entry: Entry, words: str) -> Recent:
         self.seq, self.request = entry.seq, entry.request
         self.of(entry.kind).count(entry)
-        self.newest.append((entry, words))
+        recent = Recent(entry, words)
+        self.newest.append(recent)
+        return recent
 
-    async def add(self, kind: str, at: int, notes: Sequence[Note]) -> None:
+    async def add(self, kind: str, at: int, notes: Sequence[Note]) -> Sequence[Recent]:
         """Counts a request at once; returns when it is on the disk, if there is a file. Raises OSError."""
-        request, lines = self.request + 1, []
+        request, lines, added = self.request + 1, list[bytes](), list[Recent]()
         for note in notes:
             body = hashlib.sha256(note.body).hexdigest()
             entry = Entry(
                 self.seq + 1, request, at, kind, note.key, note.to, body, note.effect, note.fault, note.id
             )
-            self._count(entry, note.words)
+            added.append(self._count(entry, note.words))
             if self._file >= 0:
                 lines.append(orjson.dumps(entry._asdict()) + b"\n")
         if not lines:
-            return
+            return added
         self._lines += lines
         if self._flushed is None:
             self._flushed = asyncio.get_running_loop().create_future()
@@ -142,6 +161,7 @@ class Ledger:
             self._flusher = asyncio.create_task(self._flush())
         # one who goes away while it waits must not take the others along
         await asyncio.shield(flushed)
+        return added
 
     async def _flush(self) -> None:
         """Requests that come together share a write and a sync."""

@@ -6,10 +6,9 @@ import struct
 
 from aiohttp import web
 
-from pipeline.simulator.transport import BODY_BYTES, GARBAGE, HOST, Act, Aside, Player
+from pipeline.simulator.transport import ASIDE, BODY_BYTES, GARBAGE, HOST, Act, Aside, Hears
 from pipeline.simulator.vendor import ANSWERS, Answer, Request
 
-ASIDE = "/_simulator/"
 STOP_SECONDS = 1.0
 #: an aborted connection with it set sends RST and no FIN
 _RESET = struct.pack("ii", 1, 0)
@@ -25,7 +24,7 @@ class HttpListener:
     scheme = "http"
     faults = frozenset({*ANSWERS, *Act, "nonsense", "oversize"})
 
-    def __init__(self, player: Player, aside: Aside) -> None:
+    def __init__(self, player: Hears, aside: Aside) -> None:
         self._player, self._aside = player, aside
         self._runner: web.ServerRunner | None = None
 

@@ -8,11 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pipeline.simulator.callbacks import Callbacks
 from pipeline.simulator.faults import DOWN, LATENCY, Fault, Faults, Strike, parse
 from pipeline.simulator.ledger import Ledger, Note
+from pipeline.simulator.page import Page
 from pipeline.simulator.registry import KINDS
 from pipeline.simulator.transport import HOST, Act, Aside
 from pipeline.simulator.vendor import (
@@ -61,7 +62,7 @@ class Simulator:
         known = KINDS[kind]
         self.kind, self.port = kind, port
         self.vendor: Vendor = known.make(secrets or {}, clock)
-        self.faults = Faults(_names(self.vendor, known.listen.faults), seed, time.monotonic)
+        self.faults = Faults(faults_of(kind), seed, time.monotonic)
         self.faults.set(faults)
         self.ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         self._shares_ledger = isinstance(ledger, Ledger)
@@ -70,9 +71,9 @@ class Simulator:
         self.body_hashes = self.counts.body_hashes
         self._steering = _Steering(self.vendor.rules, self.faults.known, self.vendor.codes)
         self._scheme = known.listen.scheme
-        self._listener = known.listen(self, aside or _nothing_aside)
+        self._listener = known.listen(self, aside or Page([self], self.ledger, callbacks))
         self._clock, self._callbacks = clock, callbacks
-        self._is_open = False
+        self.is_open = False
         self._changed, self._turning = asyncio.Event(), asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -91,7 +92,7 @@ class Simulator:
     async def start(self) -> None:
         """Listens; `port` then says where. Raises OSError."""
         self.port = await self._listener.open(self.port)
-        self._is_open = True
+        self.is_open = True
         await self._turn()
         self._keeper = asyncio.create_task(self._keep(), name=f"simulator {self.kind}")
 
@@ -102,7 +103,7 @@ class Simulator:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
-        self._is_open = False
+        self.is_open = False
         await self._listener.close()
         if not self._shares_ledger:
             await self.ledger.close()
@@ -133,13 +134,13 @@ class Simulator:
 
     async def _turn(self) -> None:
         async with self._turning:
-            if self.faults.is_down() != self._is_open:
+            if self.faults.is_down() != self.is_open:
                 return
-            if self._is_open:
+            if self.is_open:
                 await self._listener.close()
             else:
                 await self._listener.open(self.port)
-            self._is_open = not self._is_open
+            self.is_open = not self.is_open
 
     def connected(self) -> str:
         """The fault that strikes a connection which was just made, or ""."""
@@ -157,18 +158,25 @@ class Simulator:
         try:
             heard = self.vendor.hear(request)
         except Wrong as wrong:
-            self.counts.wrong += 1
+            self.counts.wrong[wrong.why] += 1
             return wrong.answer
         if not heard:
             return self.vendor.accept(request, (), ())
         strike = self._strike(heard)
         taken, notes = self._judge(heard, strike)
-        await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
+        added = await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
         if self._callbacks is not None:
             self._call_back(self._callbacks, request, heard, taken, notes)
-        if strike.seconds:
-            await asyncio.sleep(strike.seconds)
-        return self._answer(request, heard, taken, strike)
+        told = "nobody waited"
+        try:
+            if strike.seconds:
+                await asyncio.sleep(strike.seconds)
+            answer = self._answer(request, heard, taken, strike)
+            told = answer.replace("_", " ") if isinstance(answer, Act) else str(answer.status)
+        finally:
+            for one in added:
+                one.answer = told
+        return answer
 
     def _strike(self, heard: Sequence[Heard]) -> Strike:
         """What strikes the request as a whole: by its addresses first, then by the faults in force."""
@@ -261,9 +269,7 @@ class _Steering:
         return found[1] if found else None
 
 
-def _names(vendor: Vendor, transport: Collection[str]) -> set[str]:
-    return {LATENCY, DOWN, *transport, *vendor.codes}
-
-
-async def _nothing_aside(_: Any) -> Answer:
-    return Answer(404)
+def faults_of(kind: str) -> set[str]:
+    """The names of the faults that a kind knows. Raises KeyError for an unknown one."""
+    known = KINDS[kind]
+    return {LATENCY, DOWN, *known.listen.faults, *known.make({}, time.time).codes}

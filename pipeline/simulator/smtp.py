@@ -41,7 +41,7 @@ class MailServer:
     kind = "smtp"
     keyed = False
     codes = tuple(TEXTS)
-    rules = (
+    rules: Sequence[Rule] = (
         Rule("dead@*", "550 5.1.1", says="there is no such mailbox"),
         Rule("full@*", "552 5.2.2", says="mailbox full, for good"),
         Rule("quota@*", "452 4.2.2", says="mailbox full, for now"),

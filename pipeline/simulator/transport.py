@@ -7,6 +7,8 @@ from typing import Protocol
 from pipeline.simulator.vendor import Answer, Request, Vendor
 
 HOST = "127.0.0.1"
+ASIDE = "/_simulator/"
+"""Where what is no vendor's business is asked for."""
 BODY_BYTES = 48 << 20
 """The most that is read of a request: SES, the most generous, takes 40 MB."""
 
@@ -24,13 +26,17 @@ GARBAGE = b"\x00\xff\x15\x80 this is no answer\r\n\r\n"
 """What is written for Act.GARBAGE: nothing that any of the protocols can read."""
 
 
-class Player(Protocol):
-    """The part that decides, whatever the transport: it hears, writes down, and chooses the fault."""
-
-    vendor: Vendor
+class Hears(Protocol):
+    """Something that decides what is to be done with requests."""
 
     async def play(self, request: Request) -> Answer | Act:
         """What is to be done with a request; returns when it is to be done, with the ledger on the disk."""
+
+
+class Player(Hears, Protocol):
+    """The part that decides, whatever the transport: it hears, writes down, and chooses the fault."""
+
+    vendor: Vendor
 
     def connected(self) -> str:
         """The fault that strikes a connection which was just made, or ""."""

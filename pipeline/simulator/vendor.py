@@ -79,7 +79,8 @@ class Rule(NamedTuple):
     """What comes of a request by its address alone, so that who sends it can steer.
 
     `to` is a glob (fnmatch, any case). `does` is a code of the vendor, which refuses that target; or the word
-    of a fault ("latency=3", "server_error", "hang"), which strikes the whole request; or "" for accepted.
+    of a fault without conditions ("latency=3", "server_error", "hang"), which strikes the whole request; or
+    "" for accepted.
     `receipts` are told afterwards where it was accepted and callbacks are asked for.
     """
 
@@ -142,6 +143,7 @@ class Maker(Protocol):
 
     `secrets` are the fields that the provider's settings have under the same names (`auth_token`, …); for one
     that is not given the speaker has a fixed default, or verifies nothing where a client may go unsigned.
+    Raises ValueError, without the secret, for one that cannot be used.
     """
 
     def __call__(self, secrets: Mapping[str, str], clock: Callable[[], float]) -> Vendor: ...

@@ -23,7 +23,7 @@ class WebhookReceiver:
     kind = "webhook"
     keyed = True
     codes = ("400", "404", "410", "413", "422")
-    rules = (
+    rules: Sequence[Rule] = (
         Rule("/gone/*", "410", says="wants nothing any more"),
         Rule("/missing/*", "404", says="not found"),
         Rule("/slow/*", "latency=3", says="answers after 3 s"),
@@ -33,7 +33,11 @@ class WebhookReceiver:
     )
 
     def __init__(self, secrets: Mapping[str, str], clock: Callable[[], float]) -> None:
-        self._verifier = Webhook(secrets["secret"]) if secrets.get("secret") else None
+        secret = secrets.get("secret")
+        try:
+            self._verifier = Webhook(secret) if secret else None
+        except Exception:  # its own error, or that of its decoder, as it comes
+            raise ValueError("webhook.secret: no secret of Standard Webhooks (whsec_…)") from None
 
     def hear(self, request: Request) -> Sequence[Heard]:
         """One target: the path."""

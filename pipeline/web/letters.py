@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 
 from agents import letters
-from agents.letters import Letter
+from agents.letters import Letter, Said
+from agents.redrive import To
 from pipeline import dead_letters
 from pipeline.dead_letters import DeadLetterError, Redrive, Span
 from pipeline.settings import Settings
@@ -20,7 +21,7 @@ from schemas.kinds import Reason
 from schemas.status import rfc3339
 
 SCANNED = 20_000
-"""How many letters a page looks at, at the most, for those of a reason; the next one goes on from there."""
+"""How many letters a page looks at, at the most, for those that fit; the next one goes on from there."""
 SCAN_SECONDS = 3.0
 COUNTED = 10_000
 """Of how many letters the reasons are counted: the newest."""
@@ -33,6 +34,7 @@ REDRIVE_SECONDS = 20.0
 """After so long no more letters are begun with; those under way have PATIENCE_SECONDS to land."""
 PATIENCE_SECONDS = 25.0
 MOST_NAMED = 100
+MOST_CODES = 20
 MOST_FAILED = 500
 MOST_REASONS = 50
 MOST_WORD = 100
@@ -69,9 +71,9 @@ class Source(Protocol):
         """A reader, for a while."""
 
     async def put_back(
-        self, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None]
+        self, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None], to: To | None
     ) -> None:
-        """Puts letters back where they came from; says of each what became of it."""
+        """Puts letters back where they came from, for a provider to send; says of each what became of it."""
 
 
 class OnKafka:
@@ -84,18 +86,26 @@ class OnKafka:
         return dead_letters.reading(self._settings)
 
     async def put_back(
-        self, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None]
+        self, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None], to: To | None
     ) -> None:
-        await dead_letters.put_back(self._settings, found, dry_run=dry_run, tell=tell)
+        await dead_letters.put_back(self._settings, found, dry_run=dry_run, tell=tell, to=to)
 
 
 class Filter(NamedTuple):
-    """Which letters: of a topic (None: all) and a reason, that came from `since` on, before `until` (ms)."""
+    """Which letters: of a topic (None: all), that came from `since` on, before `until` (ms), and what else
+    they must say (agents/letters.py)."""
 
     topic: str | None = None
     reason: str | None = None
     since: int | None = None
     until: int | None = None
+    provider: str | None = None
+    codes: Sequence[str] = ()
+
+    @property
+    def said(self) -> Said:
+        """What they must say."""
+        return Said(self.reason, self.provider, self.codes)
 
 
 class Page(NamedTuple):
@@ -155,7 +165,7 @@ class Letters:
             spans = all_spans
             if len(topics) == 1 or wanted.since is not None or wanted.until is not None:
                 spans = await reader.spans(topics, wanted.since, wanted.until)
-            scan = _Backwards(_within(spans, within), limit, wanted.reason)
+            scan = _Backwards(_within(spans, within), limit, wanted.said)
             until = self._clock() + SCAN_SECONDS
             while (spans := scan.next()) and self._clock() < until:
                 async for letter in reader.read(spans):
@@ -198,9 +208,12 @@ class Letters:
 
     # -- putting back
 
-    async def redrive_named(self, names: Sequence[str], *, dry_run: bool) -> Redriven:
-        """Puts letters back by their names. Raises KeyError with the one that is none."""
+    async def redrive_named(
+        self, names: Sequence[str], *, dry_run: bool, to_provider: str | None = None
+    ) -> Redriven:
+        """Puts letters back by their names. Raises KeyError with the one that is none; UnknownProvider."""
         places = [self._place(name) for name in names]
+        to = dead_letters.to(self._settings, to_provider, [topic for topic, _, _ in places])
         missing: list[Redrive] = []
 
         async def found(reader: Reader) -> AsyncIterator[Letter]:
@@ -213,7 +226,7 @@ class Letters:
         async def work() -> Redriven:
             tally = _Tally()
             async with self._source.reading() as reader:
-                await self._source.put_back(found(reader), dry_run=dry_run, tell=tally.tell)
+                await self._source.put_back(found(reader), dry_run=dry_run, tell=tally.tell, to=to)
             for one in missing:
                 tally.tell(one)
             return tally.result(dry_run, None)
@@ -221,22 +234,29 @@ class Letters:
         return await self._apart.run(work, REDRIVE_SECONDS + PATIENCE_SECONDS)
 
     async def redrive(
-        self, wanted: Filter, *, dry_run: bool, limit: int = MOST_REDRIVEN, cursor: str | None = None
+        self,
+        wanted: Filter,
+        *,
+        dry_run: bool,
+        limit: int = MOST_REDRIVEN,
+        cursor: str | None = None,
+        to_provider: str | None = None,
     ) -> Redriven:
         """Puts the letters of a filter back, the oldest first, as far as the topics reach when it begins.
 
         After `limit` letters, or a while, it stops and says where to go on. Raises KeyError for what is no
-        topic of theirs, and BadCursor.
+        topic of theirs, UnknownProvider, and BadCursor.
         """
         topics = self._topics(wanted.topic)
+        to = dead_letters.to(self._settings, to_provider, topics)
         within = None if cursor is None else self._decoded(cursor)
 
         async def work() -> Redriven:
             tally, until = _Tally(), self._clock() + REDRIVE_SECONDS
             async with self._source.reading() as reader:
                 spans = _within(await reader.spans(topics, wanted.since, wanted.until), within)
-                walk = _Forwards(spans, limit, wanted.reason, lambda: self._clock() > until)
-                await self._source.put_back(walk.letters(reader), dry_run=dry_run, tell=tally.tell)
+                walk = _Forwards(spans, limit, wanted.said, lambda: self._clock() > until)
+                await self._source.put_back(walk.letters(reader), dry_run=dry_run, tell=tally.tell, to=to)
             return tally.result(dry_run, self._encoded(walk.left))
 
         return await self._apart.run(work, REDRIVE_SECONDS + PATIENCE_SECONDS)
@@ -252,6 +272,10 @@ class Letters:
         return await self._apart.run(work, READ_SECONDS)
 
     # -- names
+
+    def providers(self, topic: str | None = None) -> list[str]:
+        """The providers that letters of a topic, or of any, can be put back for; KeyError for no topic."""
+        return dead_letters.providers(self._settings, self._topics(topic))
 
     def _topics(self, topic: str | None) -> list[str]:
         return dead_letters.names(self._settings, topic)
@@ -360,8 +384,8 @@ class _Backwards:
     does not (a clock was set back), the letters are ordered as if it did.
     """
 
-    def __init__(self, spans: Spans, limit: int, reason: str | None) -> None:
-        self._spans, self._limit, self._reason = spans, limit, reason
+    def __init__(self, spans: Spans, limit: int, said: Said) -> None:
+        self._spans, self._limit, self._said = spans, limit, said
         self._unread = {part: span.end for part, span in spans.items()}
         self._oldest: dict[TopicPartition, float] = dict.fromkeys(spans, float("inf"))
         self._first: dict[TopicPartition, float] = {}
@@ -369,7 +393,7 @@ class _Backwards:
         self._kept: list[tuple[_Place, dict[str, Any]]] = []
         self._dropped: dict[TopicPartition, int] = {}
         self._looked = 0
-        self._chunk = limit if reason is None else max(limit, SCANNED // max(1, len(spans)))
+        self._chunk = max(limit, SCANNED // max(1, len(spans))) if said.asks else limit
 
     def next(self) -> dict[TopicPartition, Span]:
         """What is to be read next; nothing when enough is known or was looked at."""
@@ -388,7 +412,7 @@ class _Backwards:
         latest = self._latest[part] = max(letter.at, self._latest.get(part, letter.at))
         at = min(latest, self._oldest[part])
         self._first.setdefault(part, at)
-        if self._reason is not None and letter.told("reason") != self._reason:
+        if not self._said.fits(letter):
             return
         place = at, letter.topic, letter.partition, letter.offset
         if len(self._kept) < self._limit:
@@ -431,12 +455,12 @@ class _Backwards:
 class _Forwards:
     """Gives out the letters of spans until it has been enough; `left` is what was not looked at."""
 
-    def __init__(self, spans: Spans, limit: int, reason: str | None, late: Callable[[], bool]) -> None:
-        self._limit, self._reason, self._late = limit, reason, late
+    def __init__(self, spans: Spans, limit: int, said: Said, late: Callable[[], bool]) -> None:
+        self._limit, self._said, self._late = limit, said, late
         self.left: dict[TopicPartition, Span] = dict(spans)
 
     async def letters(self, reader: Reader) -> AsyncIterator[Letter]:
-        """Those of the reason."""
+        """Those that fit."""
         given = 0
         async with aclosing(reader.read(dict(self.left))) as found:
             async for letter in found:
@@ -444,7 +468,7 @@ class _Forwards:
                     return
                 part = TopicPartition(letter.topic, letter.partition)
                 self.left[part] = Span(letter.offset + 1, self.left[part].end)
-                if self._reason is None or letter.told("reason") == self._reason:
+                if self._said.fits(letter):
                     given += 1
                     yield letter
         self.left.clear()

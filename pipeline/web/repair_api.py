@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from agents.letters import DEAD, whole
 from agents.narrow import Narrowing
-from pipeline.dead_letters import DeadLetterError
+from pipeline.dead_letters import DeadLetterError, UnknownProvider
 from pipeline.foresight import Forecast
 from pipeline.narrowed import MOST_GENERATION, Narrowed
 from pipeline.narrowed import MOST_NAMED as MOST_NARROWED
@@ -15,15 +15,26 @@ from pipeline.replay import READS, Misused
 from pipeline.replay import Asked as AskedFor
 from pipeline.replays import Request
 from pipeline.web import letters as of_letters
-from pipeline.web.letters import MOST_NAMED, MOST_REDRIVEN, BadCursor, Filter, Redriven, listed
+from pipeline.web.letters import (
+    MOST_CODES,
+    MOST_NAMED,
+    MOST_REDRIVEN,
+    BadCursor,
+    Filter,
+    Redriven,
+    listed,
+)  # fmt: skip
 from pipeline.web.problem import Wrong, described
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import blamed
+from schemas.dead_letter import MAX_CODE, MAX_PROVIDER
 from schemas.event import MAX_NAME, Text, UserText, milliseconds
 
 MOST = 500
 CURSOR = 12 << 10
 NAME = 300
+CHOOSING = ("topic", "reason", "provider", "code")
+"""The fields by which letters are chosen; one is needed."""
 
 
 class Event(BaseModel):
@@ -37,6 +48,7 @@ class DeadLetter(BaseModel):
     """A dead letter, without its bytes and without addresses. `letter` is its name.
 
     `at` is when it came to its topic, `failed_at` the time of the record that failed, `source` its place.
+    `provider` is the one that was called last, `code` what the vendor calls what befell it.
     """
 
     letter: str
@@ -48,6 +60,8 @@ class DeadLetter(BaseModel):
     reason: str
     error: str
     attempts: str
+    provider: str | None
+    code: str | None
     source: str | None
     notification_id: str | None
     event: Event | None
@@ -80,8 +94,21 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Code = Annotated[str, Field(min_length=1, max_length=MAX_CODE)]
+Codes = Annotated[
+    list[Code],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given, json_schema_input_type=Code | list[Code]
+    ),
+    Field(min_length=1, max_length=MOST_CODES),
+]
+
+
 class RedriveRequest(Asked):
-    """Letters by their names, or those of a topic, a reason or both (`since` and `until` narrow these).
+    """Letters by their names, or those of a topic, a reason, a provider, a code of its vendor's (one or
+    several, which may end in `*`), or of all that are given; `since` and `until` narrow these.
+
+    `to_provider` is to send them now: it sends nothing that another provider has sent or may have sent.
 
     After `limit` letters, or some 20 s, it stops: `next_cursor` of the answer, given back with the same
     fields, goes on.
@@ -92,6 +119,9 @@ class RedriveRequest(Asked):
     )
     topic: str | None = Field(None, max_length=NAME)
     reason: str | None = Field(None, min_length=1, max_length=NAME)
+    provider: str | None = Field(None, min_length=1, max_length=MAX_PROVIDER)
+    code: Codes | None = None
+    to_provider: str | None = Field(None, min_length=1, max_length=MAX_PROVIDER)
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     limit: int = Field(MOST_REDRIVEN, ge=1, le=MOST_REDRIVEN)
@@ -283,6 +313,16 @@ def _add_letters(routes: APIRouter, letters: of_letters.Letters) -> None:
     async def dead_letters(
         topic: Annotated[str | None, Query(max_length=NAME, description="such as dlq-email")] = None,
         reason: Annotated[str | None, Query(min_length=1, max_length=NAME)] = None,
+        provider: Annotated[
+            str | None, Query(min_length=1, max_length=MAX_PROVIDER, description="that was called last")
+        ] = None,
+        code: Annotated[
+            list[Code] | None,
+            Query(
+                max_length=MOST_CODES,
+                description="of the vendor's, such as 550 or `HTTP 4*`; several are alternatives",
+            ),
+        ] = None,
         since: Annotated[AwareDatetime | None, Query(description="came at this time or later")] = None,
         until: Annotated[AwareDatetime | None, Query(description="came before this time")] = None,
         limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
@@ -291,7 +331,7 @@ def _add_letters(routes: APIRouter, letters: of_letters.Letters) -> None:
         ] = None,
     ) -> DeadLetters:
         """Dead letters, the newest first, without their bytes and without addresses."""
-        wanted = Filter(topic, reason, _ms(since), _ms(until))
+        wanted = Filter(topic, reason, _ms(since), _ms(until), provider, tuple(code or ()))
         try:
             page = await letters.page(wanted, limit, cursor)
         except KeyError:
@@ -318,27 +358,36 @@ def _add_letters(routes: APIRouter, letters: of_letters.Letters) -> None:
     async def redrive(asked: RedriveRequest) -> RedriveAnswer:
         """Puts letters back on the topics that they came from. What was sent is not sent again."""
         if asked.letters is not None:
-            given = asked.model_fields_set & {"topic", "reason", "since", "until", "limit", "cursor"}
+            given = asked.model_fields_set - {"letters", "dry_run", "to_provider"}
             if given:
-                raise Wrong(422, "letters stands alone, or with dry_run", *sorted(given))
-            return _answer(await _named(letters, asked.letters, dry_run=asked.dry_run))
-        if asked.topic is None and asked.reason is None:
-            raise Wrong(422, "say which: letters, or a topic, a reason or both", "letters", "topic", "reason")
-        wanted = Filter(asked.topic, asked.reason, _ms(asked.since), _ms(asked.until))
+                raise Wrong(422, "letters stands alone, or with dry_run and to_provider", *sorted(given))
+            return _answer(await _named(letters, asked, asked.letters))
+        if all(getattr(asked, name) is None for name in CHOOSING):
+            told = "say which: letters, or a topic, a reason, a provider or a code"
+            raise Wrong(422, told, "letters", *CHOOSING)
+        wanted = Filter(
+            asked.topic, asked.reason, _ms(asked.since), _ms(asked.until), asked.provider,
+            tuple(asked.code or ()),
+        )  # fmt: skip
         try:
             found = await letters.redrive(
-                wanted, dry_run=asked.dry_run, limit=asked.limit, cursor=asked.cursor
-            )
+                wanted, dry_run=asked.dry_run, limit=asked.limit, cursor=asked.cursor,
+                to_provider=asked.to_provider,
+            )  # fmt: skip
         except KeyError:
             raise _no_topic(asked.topic) from None
+        except UnknownProvider as error:
+            raise Wrong(422, str(error), "to_provider") from None
         except BadCursor as error:
             raise Wrong(422, str(error), "cursor") from None
         return _answer(found)
 
 
-async def _named(letters: of_letters.Letters, names: list[str], *, dry_run: bool) -> Redriven:
+async def _named(letters: of_letters.Letters, asked: RedriveRequest, names: list[str]) -> Redriven:
     try:
-        return await letters.redrive_named(names, dry_run=dry_run)
+        return await letters.redrive_named(names, dry_run=asked.dry_run, to_provider=asked.to_provider)
+    except UnknownProvider as error:
+        raise Wrong(422, str(error), "to_provider") from None
     except KeyError as error:
         fields = [f"letters.{n}" for n, name in enumerate(names) if name == error.args[0]]
         raise Wrong(422, "no name of a letter: they are like dlq-email-0-17", *fields) from None

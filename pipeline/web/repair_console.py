@@ -14,14 +14,14 @@ from agents import topics
 from agents.letters import DEAD, Letter
 from agents.narrow import Narrowing
 from pipeline import replays
-from pipeline.dead_letters import DeadLetterError
+from pipeline.dead_letters import DeadLetterError, UnknownProvider
 from pipeline.narrowed import MOST_GENERATION, Narrowed
 from pipeline.replay import MAX_DIGITS, READS, Asked, Misused
 from pipeline.replays import Resolved
 from pipeline.web.apart import Away
 from pipeline.web.console import PAGE, Pages, with_query
 from pipeline.web.forms import Unasked, form
-from pipeline.web.letters import BadCursor, Filter, Redriven, listed, says
+from pipeline.web.letters import MOST_CODES, BadCursor, Filter, Redriven, listed, says
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import Blame, blamed, packed, unpacked
 from pipeline.web.session import Sessions
@@ -32,6 +32,7 @@ SHOWN_FAILED = 20
 MOST_TO = 64
 MOST_SEALED = 48 << 10
 """Of a dry run in a form, which as a whole may have BODY_BYTES."""
+FILTERS = ("topic", "reason", "provider", "code", "since", "until")
 LABELS = {
     "group": "Group", "to": "Begin at", "source": "Source of the event", "event": "Id of the event",
     "ids": "Notifications", "users": "Users", "reasons": "Reasons", "resend": "Send them anew",
@@ -75,17 +76,29 @@ def router(repairs: Repairs, pages: Pages, sessions: Sessions) -> APIRouter:
 def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Sessions) -> None:
     letters = repairs.letters
 
+    def known(topic: str) -> list[str]:
+        """The providers of a topic's channel, or of all; none of what is no topic."""
+        try:
+            return letters.providers(topic or None)
+        except KeyError:
+            return []
+
     @routes.get("/dlq")
     async def dead_letters(
         request: Request,
         topic: str = "",
         reason: str = "",
+        provider: str = "",
+        code: str = "",
         since: str = "",
         until: str = "",
         cursor: str = "",
         done: str = "",
     ) -> Response:
-        asked = {"topic": topic, "reason": reason, "since": since, "until": until}
+        asked = {
+            "topic": topic, "reason": reason, "provider": provider, "code": code, "since": since,
+            "until": until,
+        }  # fmt: skip
         wanted, wrong = read_filter(asked)
         page = None
         if not wrong:
@@ -99,7 +112,8 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
                 )
         return pages.page(
             request, "dlq", 422 if wrong else 200, page=page, counts=await letters.counts(), asked=asked,
-            wrong=wrong, cursor=cursor, topics=DEAD, done=sessions.unseal(_DONE, done) if done else None,
+            wrong=wrong, cursor=cursor, topics=DEAD, providers=known(topic),
+            done=sessions.unseal(_DONE, done) if done else None,
         )  # fmt: skip
 
     @routes.get("/dlq/{name}")
@@ -115,7 +129,8 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
         told = listed(found)
         return pages.page(
             request, "letter", told=told, says=says(found.told("reason")), parts=_parts(found),
-            replay_url=replay_url(found, told), done=sessions.unseal(_DONE, done) if done else None,
+            replay_url=replay_url(found, told), providers=letters.providers(found.topic),
+            done=sessions.unseal(_DONE, done) if done else None,
         )  # fmt: skip
 
     @routes.post("/dlq/redrive")
@@ -125,24 +140,29 @@ def _add_letters(routes: APIRouter, repairs: Repairs, pages: Pages, sessions: Se
             sent = await form(request, sessions)
         except Unasked as error:
             return pages.refused(request, error)
-        asked = {name: sent.text(name) for name in ("topic", "reason", "since", "until")}
+        asked = {name: sent.text(name) for name in FILTERS}
         wanted, wrong = read_filter(asked)
-        letter, cursor = sent.text("letter"), sent.text("cursor")
-        if wrong or not (letter or wanted.topic or wanted.reason):
-            return pages.missing(
-                request, "That cannot be asked", "Say which: those of a topic, or of a reason.", 422
-            )
+        letter, cursor, to = sent.text("letter"), sent.text("cursor"), sent.text("to_provider") or None
+        if wrong or not (letter or wanted.topic or wanted.said.asks):
+            which = "Say which: those of a topic, a reason, a provider or a code."
+            return pages.missing(request, "That cannot be asked", which, 422)
         try:
             if letter:
-                done = await letters.redrive_named([letter], dry_run=False)
+                done = await letters.redrive_named([letter], dry_run=False, to_provider=to)
             elif not cursor:
                 cursor = await letters.resolve(wanted) or ""
-                found = await letters.redrive(wanted, dry_run=True, cursor=cursor) if cursor else None
+                found = (
+                    await letters.redrive(wanted, dry_run=True, cursor=cursor, to_provider=to)
+                    if cursor
+                    else None
+                )
                 return pages.page(
-                    request, "redrive", found=found, asked=asked, cursor=cursor, most=SHOWN_FAILED
+                    request, "redrive", found=found, asked=asked, cursor=cursor, most=SHOWN_FAILED, to=to
                 )
             else:
-                done = await letters.redrive(wanted, dry_run=False, cursor=cursor)
+                done = await letters.redrive(wanted, dry_run=False, cursor=cursor, to_provider=to)
+        except UnknownProvider as error:
+            return pages.missing(request, "That cannot be asked", f"{error}.", 422)
         except (KeyError, BadCursor):
             return pages.missing(
                 request, "That cannot be asked", "There is no such letter, topic or place.", 422
@@ -176,7 +196,8 @@ def _parts(letter: Letter) -> dict[str, Any]:
 
 
 def read_filter(asked: dict[str, str]) -> tuple[Filter, dict[str, str]]:
-    """What a form of filters means, and what is wrong with it by field. A time without a zone is UTC."""
+    """What a form of filters means, and what is wrong with it by field. A time without a zone is UTC; several
+    codes stand with commas between."""
     times, wrong = dict[str, int | None](), dict[str, str]()
     for name in ("since", "until"):
         times[name] = None
@@ -187,7 +208,14 @@ def read_filter(asked: dict[str, str]) -> tuple[Filter, dict[str, str]]:
                 times[name] = max(0, at or 0)
             except (ValueError, OverflowError):
                 wrong[name] = "Not a time such as 2026-01-31 12:00."
-    return Filter(asked["topic"] or None, asked["reason"] or None, times["since"], times["until"]), wrong
+    codes = tuple(one.strip() for one in asked["code"].split(",") if one.strip())
+    if len(codes) > MOST_CODES:
+        wrong["code"] = f"More than {MOST_CODES}."
+    found = Filter(
+        asked["topic"] or None, asked["reason"] or None, times["since"], times["until"],
+        asked["provider"] or None, codes[:MOST_CODES],
+    )  # fmt: skip
+    return found, wrong
 
 
 def read_request(typed: Mapping[str, str]) -> replays.Request:

@@ -252,8 +252,10 @@ def _letter(letter: Mapping[str, Any], beside: Beside) -> str:
     what = "The event" if letter["event"] is not None else "A record of it"
     clause = LETTERS.get(reason, f"was given up ({_words(reason)})")
     error = f": {letter['error']}" if letter["error"] else ""
+    by = f" by {letter['provider']}" if letter.get("provider") else ""
+    code = f" (code {letter['code']})" if letter.get("code") else ""
     place = f"{letter['topic']} {letter['partition']} {letter['offset']}"
-    return f"{what} {clause}{error}. It is kept as a dead letter: `carillon dlq show {place}`."
+    return f"{what} {clause}{by}{code}{error}. It is kept as a dead letter: `carillon dlq show {place}`."
 
 
 # -- of one notification

@@ -57,11 +57,16 @@ class Shelf:
         source: str = "events",
         told: Sequence[tuple[str, bytes]] | None = None,
         original: Sequence[tuple[str, bytes]] = (),
+        provider: str | None = None,
+        code: str | None = None,
     ) -> str:
         """One more letter; returns its name."""
         rows = self.parts.setdefault(TopicPartition(topic, partition), [])
         if told is None:
-            told = headers(Reason.UNREADABLE, error, source, partition, len(rows), at, 1, original)
+            told = headers(
+                Reason.UNREADABLE, error, source, partition, len(rows), at, 1, original,
+                provider=provider, code=code,
+            )  # fmt: skip
             told = [("reason", reason.encode()), *told[1:]]
         letter = Letter(topic, topic, partition, len(rows), at, b"key", value, tuple(told))
         rows.append(letter)
@@ -103,11 +108,16 @@ class Shelf:
         return rows[offset]
 
     async def put_back(
-        self, found: AsyncIterator[Letter], *, dry_run: bool, tell: Callable[[Redrive], None]
+        self,
+        found: AsyncIterator[Letter],
+        *,
+        dry_run: bool,
+        tell: Callable[[Redrive], None],
+        to: redrive.To | None,
     ) -> None:
         async for letter in found:
             try:
-                record = redrive.back(letter, KNOWN)
+                record = redrive.back(letter, KNOWN, to)
             except NotRedrivable as error:
                 tell(Redrive(letter.name, None, str(error)))
                 continue
@@ -189,12 +199,13 @@ def letters(shelf: Shelf) -> str:
     message = b'{"id": "%s", "target": "ada@example.com", "text": "Hello Ada"}' % id_.encode()
     name = shelf.put(
         "dlq-email", 1, value=message, reason=Reason.REFUSED, error="recipient: 550 no such mailbox",
-        source="email-notifications",
+        source="email-notifications", provider="main", code="550",
     )  # fmt: skip
     for n in range(60):
         shelf.put(
             "dlq-email", n % 2, at=NOON + n * 1_000, value=message, source="email-notifications",
             reason=Reason.RETRIES_EXHAUSTED if n % 3 else Reason.REFUSED, error=f"421 try again later ({n})",
+            provider="backup" if n % 4 else "main", code="HTTP 503" if n % 3 else "421",
         )  # fmt: skip
     for n in range(7):
         shelf.put(

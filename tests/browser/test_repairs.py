@@ -70,6 +70,28 @@ async def test_those_of_a_reason_are_counted_and_then_put_back(site: Site) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_those_of_a_provider_are_found_by_its_code_and_handed_to_another(
+    site: Site, scheme: str
+) -> None:
+    letters(site.office.shelf)
+    page = await site.open("/console/dlq", scheme=scheme)
+    await looks_right(page)
+    await page.get_by_label("Provider").first.fill("backup")
+    await page.get_by_label("Vendor's code").fill("HTTP*")
+    await press(page, "Show")
+    await page.get_by_label("To be sent by").focus()
+    await page.keyboard.press("o")
+    await expect(page.get_by_label("To be sent by")).to_have_value("outbox")
+    await press(page, "Count what would go back")
+    await expect(page.locator("main")).to_contain_text("To be sent by")
+    await looks_right(page)
+    assert site.office.shelf.back == []
+    await press(page, "Put them back")
+    await expect(page.get_by_role("status").first).to_contain_text("30 letters put back")
+    assert {dict(one.headers)["provider"] for one in site.office.shelf.back} == {b"outbox"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_what_a_letter_is_about_is_sent_anew_once_by_the_keyboard(site: Site, scheme: str) -> None:
     letters(site.office.shelf)
     event = b'{"specversion":"1.0","id":"order 7","source":"https://shop.example","type":"t"}'

@@ -314,7 +314,7 @@ async def test_the_simulator_takes_what_we_send() -> None:
         assert (outcome.kind, outcome.provider_message_id) == ("sent", vendor.vendor.id(1))
         clock.now += 3_590.5  # its token is at its end
         assert (await main.send(push(), KEY)).kind == "sent"
-        assert (vendor.effects[KEY], vendor.counts.wrong) == (2, 0)
+        assert (vendor.effects[KEY], vendor.counts.wrong.total()) == (2, 0)
         assert len(vendor.body_hashes[KEY]) == 1
 
 
@@ -370,7 +370,7 @@ async def test_the_simulator_refuses_what_fcm_would(change: dict[str, Any], stat
             answer = await client.post(url, content=content, headers=headers)
         (details,) = answer.json()["error"]["details"]
         assert (answer.status_code, details["fieldViolations"][0]["field"]) == (status, field)
-        assert (vendor.counts.wrong, vendor.counts.targets) == (1, 0)
+        assert (vendor.counts.wrong.total(), vendor.counts.targets) == (1, 0)
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer x", "Bearer ya29.9999999999.AAAA", "Basic x"])
@@ -389,7 +389,7 @@ async def test_a_simulator_that_was_restarted_knows_no_token_and_one_call_mends_
         secrets = {"service_account": service_account()}
         async with Simulator("fcm", port=vendor.port, secrets=secrets, clock=clock) as again:
             assert (await main.send(push(), KEY)).kind == "sent"
-            assert again.counts.wrong == 1
+            assert again.counts.wrong.total() == 1
 
 
 async def test_the_simulator_gives_a_strangers_account_no_token() -> None:

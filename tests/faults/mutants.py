@@ -67,10 +67,11 @@ def fresh_key_a_retry() -> None:
 
     async def call(self: Delivery, call: Any) -> Any:
         errand = call.message
-        answer = await self.provider.send(errand.parcel.message, f"{errand.parcel.key}.{errand.attempt.n}")
+        provider = errand.offer.member.provider
+        answer = await provider.send(errand.parcel.message, f"{errand.parcel.key}.{errand.attempt.n}")
         if self.channel is Channel.WEBHOOK:  # made, and its result not yet known: the receiver knows its key
             failpoint("timers.after_publish")
-        return answer
+        return answer, errand.offer.end(answer)
 
     Delivery.call = call  # type: ignore[method-assign]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from agents import broadcast, deliver, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, deliver, intake, know, plan, redrive, remember, report, signals, topics
 from agents.catalogue import Catalogue
 from agents.letters import Letter
 from agents.plan import Policy, Work
@@ -56,6 +56,19 @@ class NotingProvider:
         return self.answers.get(message.target, self.answer)
 
 
+class One:
+    """The only provider, always ready."""
+
+    def __init__(self, name: str, honours_keys: bool) -> None:
+        self.name, self.keys = name, honours_keys
+
+    def honours_keys(self, provider: str) -> bool:
+        return self.keys and provider == self.name
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        return self.name if only in {None, self.name} else None
+
+
 class Pipeline:
     """Core, delivery and status over one partition each; every record is a unit of its own."""
 
@@ -68,6 +81,8 @@ class Pipeline:
         self.places: dict[tuple[str, int], Origin] = {}
         self.unit, self.now = 0, NOON
         self.policy = policy or Policy()
+        #: the providers that a redrive may name
+        self.others: dict[str, NotingProvider] = {}
 
     def user(self, user_id: str, **fields: Any) -> None:
         value = orjson.dumps({"user_id": user_id, **fields})
@@ -122,9 +137,11 @@ class Pipeline:
         send = self.topics[topic][offset]
         return Letter(topic, topic, 0, offset, self.now, send.key, send.value, send.headers or [])
 
-    def redrive(self, letter: Letter) -> list[Send]:
-        """Puts a dead letter back, follows it to its end, and returns everything that was sent on the way."""
-        record = redrive.back(letter, {letter.told("source-topic"): 1})
+    def redrive(self, letter: Letter, to: str | None = None) -> list[Send]:
+        """Puts a dead letter back, for a provider if one is named, follows it to its end, and returns
+        everything that was sent on the way."""
+        known = {letter.told("source-topic"): 1}
+        record = redrive.back(letter, known, None if to is None else redrive.To(to, (letter.plain,)))
         first = Send(record.topic, record.key or b"", record.value, headers=record.headers)
         return list(self._follow([first]))[1:]
 
@@ -138,10 +155,15 @@ class Pipeline:
             elif send.topic.startswith(topics.EVENTS):
                 yield from self._follow(self._take_in(send, origin))
             elif send.topic == topics.CONTENTS:
-                remember.remember_contents(send.value, self.status)
+                found = remember.remember_contents(send.value, self.status)
+                if found is not None:
+                    self.unit += 1
+                    yield from self._follow(report.hear(found, origin, self.status, self.unit, self.unit - 1))
             elif send.topic == topics.DELIVERY_STATUS:
                 status, _ = remember.remember_status(send.value, self.now, self.status)
                 yield from self._follow(remember.signals(status, self.status))
+                self.unit += 1
+                yield from self._follow(report.catch_up(status, self.status, self.unit, self.unit - 1))
             elif "-notifications" in send.topic:
                 yield from self._follow(self._deliver(send, origin))
 
@@ -165,12 +187,12 @@ class Pipeline:
         return plan.plan(found, origin, work, moment)
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
-        parcel, provider = deliver.read(send.value, origin, send.headers or []), self.provider
+        parcel = deliver.read(send.value, origin, send.headers or [])
+        provider = self.others.get(parcel.provider or "", self.provider)
         wait: float | None = 0.0
         while wait is not None:
-            admitted = deliver.admit(
-                parcel, self.delivery, self.now, provider.name, honours_keys=provider.honours_keys
-            )
+            one = One(provider.name, provider.honours_keys)
+            admitted = deliver.admit(parcel, self.delivery, self.now, one)
             yield from admitted.sends
             if admitted.attempt is None:
                 return

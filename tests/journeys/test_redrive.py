@@ -1,5 +1,6 @@
 """What failed and is redriven goes the rest of its way, once, and its history says so."""
 
+import orjson
 import pytest
 
 from agents import intake
@@ -92,3 +93,46 @@ def test_an_event_that_a_mended_rule_can_read_is_told_once() -> None:
     for one in (again, letter, again):
         pipeline.redrive(one)
     assert len(pipeline.provider.calls) == 3
+
+
+@pytest.mark.parametrize("answer", [outcome.refused("no"), outcome.deferred("busy")])
+def test_what_one_provider_failed_another_sends_once_and_the_history_names_it(answer: Outcome) -> None:
+    pipeline, backup = a_pipeline(answer), NotingProvider(outcome.sent("b-1"))
+    backup.name, pipeline.others["backup"] = "backup", backup
+    pipeline.event(cloud_event())
+    letter = pipeline.letter("dlq-sms")
+    assert (letter.provider, letter.code) == ("noting", None)
+    pipeline.provider.calls.clear()
+    for _ in range(2):
+        pipeline.redrive(letter, "backup")
+    assert (len(backup.calls), pipeline.provider.calls) == (1, [])
+    (found,) = history.of_user(pipeline.status, "u-1", 99)
+    (pair,) = (pair for pair in found["pairs"].values() if pair["channel"] == "sms")
+    assert (pair["state"], pair["provider"]) == ("sent", "backup")
+    assert len(ids_of(pipeline)) == 1
+
+
+def test_what_another_provider_refuses_too_leaves_a_letter_with_its_name_and_code() -> None:
+    pipeline, backup = a_pipeline(outcome.refused("no")), NotingProvider()
+    backup.name, pipeline.others["backup"] = "backup", backup
+    backup.answer = Outcome(kind="refused", reason="opted out", code="21610")
+    pipeline.event(cloud_event())
+    pipeline.redrive(pipeline.letter("dlq-sms"), "backup")
+    letter = pipeline.letter("dlq-sms")
+    assert (letter.provider, letter.code, letter.told("error")) == ("backup", "21610", "opted out")
+    (told,) = (one for send in pipeline.topics["delivery-status"]
+               if (one := orjson.loads(send.value or b"")).get("code"))  # fmt: skip
+    assert (told["provider"], told["code"], told["state"]) == ("backup", "21610", "failed")
+
+
+def test_what_may_be_out_is_not_sent_by_another_provider() -> None:
+    pipeline, backup = a_pipeline(outcome.refused("no")), NotingProvider()
+    pipeline.others["backup"] = backup
+    pipeline.event(cloud_event())
+    letter = pipeline.letter("dlq-sms")
+    pipeline.provider.answer = outcome.doubtful("timed out")
+    pipeline.redrive(letter)
+    assert states(pipeline)["sms"] == "unknown"
+    pipeline.redrive(letter._replace(offset=77), "backup")
+    assert backup.calls == []
+    assert states(pipeline)["sms"] == "unknown"

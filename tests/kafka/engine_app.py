@@ -377,6 +377,12 @@ class Sink:
         self.unlogged: list[bytes] = []
         self.db: Callable[[int], Any] | None = None
         self.refuse: set[bytes] = set()
+        #: whether there is no room for any call
+        self.closed = False
+        #: what is to be asked for again after so many seconds
+        self.put_off: dict[bytes, float] = {}
+        self.share = 0.0
+        self.dropped: list[bytes] = []
 
     def identify(self, record: Record) -> Call[bytes]:
         value = record.value or b""
@@ -384,7 +390,23 @@ class Sink:
             raise ValueError("poison")
         return Call(value, record.key or b"", value, record)
 
-    def admit(self, call: Call[bytes], unit: Unit) -> bool:
+    @property
+    def room(self) -> int:
+        return 0 if self.closed else self.parallel
+
+    @property
+    def ready_in(self) -> float:
+        return 0.01 if self.closed else 0.0
+
+    def assigned(self, share: float) -> None:
+        self.share = share
+
+    def drop(self, call: Call[bytes]) -> None:
+        self.dropped.append(call.effect)
+
+    def admit(self, call: Call[bytes], unit: Unit) -> bool | float:
+        if (seconds := self.put_off.pop(call.effect, None)) is not None:
+            return seconds
         if call.effect in self.refuse:
             raise ValueError("refused")
         if unit.get(b"r|" + call.effect) is not None:

@@ -16,6 +16,7 @@ from agents import topics
 from pipeline.catalogue import publish
 from pipeline.cli import main
 from pipeline.engine import UnitApp
+from pipeline.pool import Pool
 from pipeline.providers import outbox
 from pipeline.providers.provider import Provider
 from pipeline.replay import of_group, resolve
@@ -86,7 +87,7 @@ class World:
     async def running(self, *roles: str, email: Provider | None = None) -> AsyncIterator[Runner]:
         runner = Runner(self.settings, roles)
         if email is not None:
-            runner.roles.providers[Channel.EMAIL] = email
+            runner.roles.pools[Channel.EMAIL] = Pool([email])
         try:
             await runner.start()
             await runner.wait_until_ready(60)

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from click.testing import CliRunner, Result
 
-from pipeline import dead_letters, sinks
+from pipeline import dead_letters
 from pipeline.cli import main
 from pipeline.demo.demo import _settings
 from pipeline.run import Runner
 from pipeline.settings import Settings
+from pipeline.simulator import Simulator
 from pipeline.topics import create
-from schemas.kinds import Channel, Doubt
+from schemas import dead_letter
+from schemas.ids import hash_in
+from schemas.kinds import Channel, Doubt, Reason
+from tests.journeys.memory import NOON
 from tests.journeys.samples import a_message
 
 pytestmark = pytest.mark.kafka
@@ -104,14 +108,12 @@ def hook(port: int) -> bytes:
     """A request of our own without a key, for a webhook that is gone."""
     return json.dumps({
         "event_type": "told.directly", "content": {"body": "hush-4711"}, "channels": ["webhook"],
-        "recipients": [{"user_id": "u-1", "webhook_url": f"http://127.0.0.1:{port}/gone/secret"}],
+        "recipients": [{"user_id": "u-1", "webhook_url": f"http://127.0.0.1:{port}/hook/secret"}],
     }).encode()  # fmt: skip
 
 
-async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sink = sinks.WebhookSink()
+async def test_a_dead_letter_is_seen_put_back_once_and_deleted(desk: Desk) -> None:
+    sink = Simulator("webhook", faults=["410"])
     await sink.start()
     try:
         async with desk.running():
@@ -129,7 +131,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
                 desk.prefix + "dlq-events",
             }
             assert "hush" not in json.dumps(found)
-            assert "/gone/" not in json.dumps(found)
+            assert "/hook/" not in json.dumps(found)
             (letter,) = await desk.letters("--reason", "refused")
             assert letter["notification_id"]
             assert letter["attempts"] == "1"
@@ -146,7 +148,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
             # put back
             assert (await desk.told("redrive", *place, "--dry-run"))["redriven"] == 1
             assert await desk.held("dlq-webhook") == 1
-            monkeypatch.setattr(sinks, "GONE", "/never/")
+            await sink.set_faults([])
             for _ in range(2):
                 assert (await desk.told("redrive", *place))["redriven"] == 1
 
@@ -185,7 +187,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
 
 async def test_a_redriven_message_right_behind_its_original_is_not_lost(desk: Desk) -> None:
     """Both come up at once after a kill: the original is told again, and then the redriven one is tried."""
-    sink = sinks.WebhookSink()
+    sink = Simulator("webhook")
     await sink.start()
     try:
         url = f"http://127.0.0.1:{sink.port}/gone/secret"
@@ -203,6 +205,41 @@ async def test_a_redriven_message_right_behind_its_original_is_not_lost(desk: De
         assert [one["attempts"] for one in await desk.letters("--topic", "dlq-webhook")] == ["2", "1"]
     finally:
         await sink.stop()
+
+
+async def test_letters_of_a_provider_are_found_by_its_code_and_sent_by_another(desk: Desk) -> None:
+    value, servers = a_message(channel=Channel.SMS, target="+15550100"), desk.settings.kafka.bootstrap_servers
+    place = hash_in(value.id) % 2
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        for number, (provider, code) in enumerate((("main", "21610"), ("main", "30007"), ("old", "21610"))):
+            headers = dead_letter.headers(
+                Reason.REFUSED, "no", desk.prefix + "sms-notifications", place, number, NOON,
+                provider=provider, code=code,
+            )  # fmt: skip
+            await producer.send_and_wait(
+                desk.prefix + "dlq-sms", value.to_json(), b"u-1", partition=place, headers=headers
+            )
+    (letter,) = await desk.letters("--provider", "main", "--code", "216*")
+    assert (letter["provider"], letter["code"], letter["offset"]) == ("main", "21610", 0)
+    assert len(await desk.letters("--code", "21610", "--code", "30007")) == 3
+    wanted = ("redrive", "--provider", "main", "--code", "21610")
+    unknown = await desk.run(*wanted, "--to-provider", "main")
+    assert unknown.exit_code == 2
+    assert "dlq-sms outbox" in unknown.stderr
+    assert (await desk.told(*wanted, "--to-provider", "outbox"))["redriven"] == 1
+    async with (
+        AIOKafkaConsumer(
+            desk.prefix + "sms-notifications", desk.prefix + "delivery-status",
+            bootstrap_servers=servers, auto_offset_reset="earliest",
+        ) as consumer,
+        asyncio.timeout(60),
+        desk.running("sms"),
+    ):  # fmt: skip
+        back, said = await consumer.getone(), await consumer.getone()
+    assert dict(back.headers)["provider"] == b"outbox"
+    assert dict(back.headers)["redrive"].decode() == f"{desk.prefix}dlq-sms-{place}-0"
+    told = json.loads(said.value)
+    assert (told["notification_id"], told["state"], told["provider"]) == (value.id, "delivered", "outbox")
 
 
 async def test_a_list_is_bounded_and_the_newest_come_first(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -328,3 +329,54 @@ async def test_a_slow_call_that_a_kill_cut_off_is_made_again_and_no_other(kafka:
         await becomes(lambda: ground.caught_up("in", "other"), "all committed")
     assert {id_: calls for id_, calls in sink.calls().items() if calls > 1} == {b"m0": 2}
     assert len(sink.calls()) == 201
+
+
+async def test_while_nothing_may_be_called_records_wait_in_kafka_and_go_on_by_themselves(
+    kafka: str, tmp_path: Path
+) -> None:
+    ground = await ground_of(kafka)
+    sink = sink_of(ground, tmp_path)
+    sink.closed = True
+    app = calling_app(ground, tmp_path, sink, "in")
+    await ground.send("in", messages(30))
+    async with running(app):
+        await eventually(lambda: len(app.consumer.tasks[0].queues[0]) == 30, "all fetched")
+        assert app.consumer.tasks[0].held == 0
+        assert sink.share == 1.0
+        sink.closed = False
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert sink.calls() == {id_: 1 for _, id_ in messages(30)}
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.2])
+async def test_what_cannot_be_called_yet_holds_up_its_user_alone_and_has_no_attempt(
+    kafka: str, tmp_path: Path, seconds: float
+) -> None:
+    """For a short while it waits in memory, for a longer one as a row; a kill finds it either way."""
+    ground = await ground_of(kafka)
+    sink = sink_of(ground, tmp_path)
+    sink.put_off[b"m0"] = seconds
+    began = time.time_ns() // 1_000_000
+    await ground.send("in", [(b"u", b"m0"), (b"v", b"m1"), (b"v", b"m2")])
+    async with running(calling_app(ground, tmp_path, sink, "in")):
+        await eventually(lambda: len(sink.called_at) == 3, "all called")
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert sink.calls() == {b"m0": 1, b"m1": 1, b"m2": 1}
+    assert (tmp_path / "calls").read_bytes().split()[-1] == b"m0"
+    assert sink.called_at[b"m0"][0] >= began + 1000 * seconds - 5
+    rows = fold(await ground.read(ground.changelog))
+    assert [key for key in rows if key.startswith(b"a|m0")] == [b"a|m0|1"]
+
+
+async def test_what_was_put_off_is_left_to_the_next_owner_by_a_stop(kafka: str, tmp_path: Path) -> None:
+    ground = await ground_of(kafka)
+    sink = sink_of(ground, tmp_path)
+    sink.put_off[b"m0"] = 0.9
+    await ground.send("in", [(b"u", b"m0"), (b"v", b"m1")])
+    app = calling_app(ground, tmp_path, sink, "in")
+    async with running(app):
+        await eventually(lambda: len(app.consumer.tasks[0].later) == 1, "put off")
+    assert b"m0" not in sink.calls()
+    async with running(calling_app(ground, tmp_path, sink, "in")):
+        await becomes(lambda: ground.caught_up("in"), "all committed")
+    assert sink.calls() == {b"m0": 1, b"m1": 1}

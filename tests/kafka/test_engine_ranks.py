@@ -16,6 +16,7 @@ from pipeline.app import Roles
 from pipeline.engine.queues import FIRST, LAST, MIDDLE, RANK_HEADER
 from pipeline.engine.timers import DUE_HEADER
 from pipeline.metrics import Metrics
+from pipeline.pool import Pool
 from pipeline.topics import create
 from schemas.kinds import Channel
 from schemas.message import Message
@@ -137,7 +138,8 @@ async def test_within_a_lane_critical_goes_before_high_and_normal_before_low(
             for topic, priorities in lanes.items() for priority in priorities for n in range(SOME)
         )  # fmt: skip
         roles = Roles(settings, core_job.catalogue((Channel.EMAIL,)), Metrics())
-        slow = roles.providers[Channel.EMAIL] = SlowProvider()
+        slow = SlowProvider()
+        roles.pools[Channel.EMAIL] = Pool([slow])
         plain = prefix + topics.MESSAGES[Channel.EMAIL]
         async with running(roles.build("core")):
             for topic in (plain, plain + topics.EXPRESS):

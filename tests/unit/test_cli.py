@@ -80,7 +80,7 @@ def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
         "broker start", "broker stop", "cancel", "config apply", "config export", "config show",
         "demo", "dlq list", "dlq purge", "dlq redrive",
-        "dlq show", "doctor", "explain", "replay", "run", "send", "topics",
+        "dlq show", "doctor", "explain", "replay", "run", "send", "simulate-provider", "topics",
     }  # fmt: skip
 
 
@@ -122,6 +122,8 @@ def test_the_version_is_the_packages() -> None:
         ("dlq", "show", "dlq-sms", "0", "some"),
         ("dlq", "redrive"),
         ("dlq", "redrive", "dlq-sms", "0", "0", "--reason", "refused"),
+        ("dlq", "redrive", "dlq-sms", "0", "0", "--code", "550"),
+        ("dlq", "redrive", "--to-provider", "outbox"),
         ("dlq", "purge", "--before", "some day"),
         ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
         ("explain",),
@@ -183,6 +185,9 @@ def test_a_group_alone_shows_its_commands_and_ends_with_2(words: tuple[str, ...]
         ("dlq", "redrive", "events", "0", "0"),
         ("dlq", "redrive", "--topic", "events"),
         ("dlq", "purge", "events", "--yes"),
+        ("dlq", "redrive", "--topic", "dlq-sms", "--to-provider", "nobody"),
+        ("dlq", "redrive", "dlq-events", "0", "0", "--to-provider", "outbox"),
+        ("dlq", "redrive", "--topic", "dlq-events", "--to-provider", "outbox"),
     ],
     ids=spelt,
 )
@@ -191,6 +196,12 @@ def test_a_place_that_is_none_of_dead_letters_is_wrong_use(
 ) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", NOBODY)
     assert run(*words).exit_code == 2
+
+
+def test_an_unknown_provider_is_told_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", NOBODY)
+    told = run("dlq", "redrive", "--reason", "refused", "--to-provider", "nobody").stderr
+    assert "there is no provider 'nobody'" in told and "dlq-email outbox" in told
 
 
 # -- what fails

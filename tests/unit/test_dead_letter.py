@@ -34,6 +34,35 @@ def test_any_error_at_any_time_makes_short_printable_headers(error: str, at: int
         assert len(value) <= dead_letter.MAX_ERROR * 4
 
 
+def test_who_was_called_last_and_the_vendors_code_stand_in_headers_where_there_are_any() -> None:
+    found = dead_letter.headers(
+        Reason.REFUSED, "no", "sms", 3, 42, NOON, 2, [("provider", b"theirs")], provider="main", code="21610"
+    )
+    assert found[7:] == [("provider", b"main"), ("code", b"21610"), ("original-provider", b"theirs")]
+    assert dead_letter.by(found) == ("main", "21610")
+    old = dead_letter.headers(Reason.REFUSED, "no", "sms", 3, 42, NOON, 2, [("code", b"theirs")])
+    assert dead_letter.by(old) == (None, None)
+    assert dead_letter.by([("provider", None), ("code", b"")]) == (None, None)
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_any_provider_and_code_are_short_and_printable_and_come_back(provider: str, code: str) -> None:
+    found = dead_letter.headers(Reason.REFUSED, "", "sms", 0, 0, 0, provider=provider, code=code)
+    told = dead_letter.by(found)
+    for text, most, wrote in zip(told, (dead_letter.MAX_PROVIDER, dead_letter.MAX_CODE), (provider, code),
+                                 strict=True):  # fmt: skip
+        assert (text is None) == (not wrote)
+        assert text is None or (text.isprintable() and len(text) <= most)
+        if wrote and wrote.isprintable() and len(wrote) <= most:
+            assert text == wrote
+
+
+@given(st.binary(max_size=400))
+def test_whatever_stands_in_those_headers_is_read_as_short_text(value: bytes) -> None:
+    for text in dead_letter.by([("provider", value), ("code", value)]):
+        assert text is None or (text.isprintable() and len(text) <= dead_letter.MAX_PROVIDER)
+
+
 def test_the_letter_is_the_record_and_goes_where_its_key_goes() -> None:
     letter = dead(b"\xff", b"key", Unreadable("not JSON"), ORIGIN, "dlq-events")
     assert (letter.topic, letter.key, letter.value) == ("dlq-events", b"key", b"\xff")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import deliver
-from agents.deliver import MAX_ATTEMPTS, MOST_WAIT, Parcel, admit, settle
+from agents.deliver import MAX_ATTEMPTS, MOST_CALLS, MOST_WAIT, Parcel, admit, settle
 from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
@@ -17,7 +17,7 @@ from schemas.kinds import Channel, Doubt
 from schemas.outcome import Outcome
 from tables import effects
 from tables.effects import Attempt
-from tests.journeys.memory import NOON, MemoryRows
+from tests.journeys.memory import NOON, MemoryRows, One
 from tests.journeys.samples import ID, a_message, an_origin
 
 ORIGIN = an_origin(topic="sms-notifications")
@@ -32,9 +32,7 @@ class Worker:
         self.parcel = deliver.read(a_message(**fields).to_json(), ORIGIN)
 
     def admit(self, now: int = NOW, *, told: bool = False) -> tuple[Attempt | None, list[Send]]:
-        admitted = admit(
-            self.parcel, self.rows, now, self.provider, honours_keys=self.honours_keys, told=told
-        )
+        admitted = admit(self.parcel, self.rows, now, One(self.provider, self.honours_keys), told=told)
         return admitted.attempt, list(admitted.sends)
 
     def settle(
@@ -138,6 +136,115 @@ def test_another_provider_does_not_know_the_keys_of_the_first() -> None:
     sends, _ = worker.try_once(outcome.doubtful("time-out"))
     worker.provider = "backup"
     assert worker.admit() == (None, sends)
+
+
+# -- several providers
+
+
+class Several:
+    """Providers by name; those of `away` can be called in a while."""
+
+    def __init__(self, *names: str, keyed: str = "", away: str = "") -> None:
+        self.names, self.keyed, self.away = list(names), keyed.split(), away.split()
+
+    def honours_keys(self, provider: str) -> bool:
+        return provider in self.keyed
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        names = [name for name in self.names if only in {None, name}]
+        if after in names:
+            names = names[names.index(after) + 1 :] + names[: names.index(after) + 1]
+        return next((name for name in names if name not in self.away), 3.0 if names else None)
+
+
+FAILED = outcome.deferred("HTTP 503", fault="provider")
+
+
+def step(worker: Worker, providers: Several, answer: Outcome, **how: bool) -> tuple[str, float | None]:
+    """One attempt; who made it, and the wait after it."""
+    attempt = admit(worker.parcel, worker.rows, NOW, providers).attempt
+    assert attempt is not None
+    _, wait = settle(
+        worker.parcel, attempt, answer, worker.rows, NOW,
+        honours_keys=providers.honours_keys(attempt.provider), jitter=1.0, **how,
+    )  # fmt: skip
+    return attempt.provider, wait
+
+
+def test_the_next_provider_is_tried_at_once_when_the_first_surely_did_not_send() -> None:
+    worker, several = Worker(), Several("a", "b")
+    seen = [step(worker, several, FAILED, elsewhere=who) for who in (True, False, True, False)]
+    assert seen == [("a", 0.0), ("b", 2.0), ("a", 0.0), ("b", None)]
+
+
+@pytest.mark.parametrize("keyed", ["", "a"])
+def test_no_other_provider_is_asked_while_the_first_may_have_sent(keyed: str) -> None:
+    worker, several = Worker(doubt=Doubt.AT_MOST_ONCE), Several("a", "b", keyed=keyed)
+    assert step(worker, several, outcome.doubtful("time-out"), elsewhere=True)[0] == "a"
+    several.away = ["a"]
+    admitted = admit(worker.parcel, worker.rows, NOW, several)
+    assert admitted.attempt is None
+    assert admitted.later == (3.0 if keyed else None)
+
+
+def test_what_may_be_sent_twice_goes_by_another_provider_too() -> None:
+    worker, several = Worker(doubt=Doubt.AT_LEAST_ONCE), Several("a", "b")
+    step(worker, several, outcome.doubtful("time-out"))
+    several.away = ["a"]
+    assert step(worker, several, outcome.sent("p"))[0] == "b"
+
+
+@pytest.mark.parametrize("doubt", list(Doubt))
+@pytest.mark.parametrize("keyed", ["", "a"])
+def test_while_nobody_can_be_called_nothing_is_written_and_nothing_said(doubt: Doubt, keyed: str) -> None:
+    """Not for a fresh message, nor a retry, nor one that a former owner was cut off in."""
+    several = Several("a", keyed=keyed, away="a")
+    fresh, retried, cut_off = Worker(doubt=doubt), Worker(doubt=doubt), Worker(doubt=doubt)
+    step(retried, Several("a"), FAILED)
+    admit(cut_off.parcel, cut_off.rows, NOW, Several("a"))
+    for worker in (fresh, retried, cut_off):
+        rows = dict(worker.rows)
+        admitted = admit(worker.parcel, worker.rows, NOW + 9, several)
+        if worker is cut_off and doubt is Doubt.AT_MOST_ONCE and not keyed:
+            assert told(admitted.sends) == [("unknown", "call_cut_off", 1)]
+            continue
+        assert (admitted.attempt, list(admitted.sends), admitted.later) == (None, [], 3.0)
+        assert worker.rows == rows
+
+
+def test_a_redrive_waits_too_and_is_opened_once() -> None:
+    worker = Worker()
+    step(worker, Several("a"), outcome.refused("no"))
+    origin = an_origin(topic="sms-notifications", offset=9)
+    parcel = worker.parcel._replace(redrive="dlq-sms-0-1", origin=origin)
+    rows = dict(worker.rows)
+    assert admit(parcel, worker.rows, NOW, Several("a", away="a")).later == 3.0
+    assert worker.rows == rows
+    again = admit(parcel, worker.rows, NOW, Several("a")).attempt
+    assert again is not None
+    assert again.n == 2
+
+
+def test_a_message_that_nobody_ever_takes_fails_and_can_be_redriven_when_somebody_does() -> None:
+    worker = Worker()
+    for _ in range(2):
+        admitted = admit(worker.parcel, worker.rows, NOW, Several())
+        assert told(admitted.sends) == [("failed", "no_provider", None)]
+        assert [letter["reason"] for letter in dead(admitted.sends)] == [b"no_provider"]
+    assert not worker.rows
+    assert admit(worker.parcel._replace(redrive="dlq-sms-0-1"), worker.rows, NOW, Several("a")).attempt
+
+
+def test_attempts_while_a_provider_is_left_alone_do_not_count_but_are_bounded() -> None:
+    worker, several, calls = Worker(), Several("a"), 0
+    for _ in range(10):
+        assert step(worker, several, FAILED, counts=False)[1] is not None
+    for n in range(MAX_ATTEMPTS):
+        assert (step(worker, several, FAILED)[1] is None) == (n == MAX_ATTEMPTS - 1)
+    worker = Worker()
+    while step(worker, several, FAILED, counts=False)[1] is not None:
+        calls += 1
+    assert calls == MOST_CALLS - 1
 
 
 # -- a call that a former owner was cut off in
@@ -312,6 +419,30 @@ def test_rows_come_back_as_they_were_put() -> None:
     assert effects.last_attempt(rows, effect) == made
 
 
+def test_a_code_is_kept_and_told_with_the_status_and_in_the_letter() -> None:
+    worker = Worker()
+    sends, _ = worker.try_once(Outcome(kind="refused", reason="unsubscribed", code="21610"))
+    assert orjson.loads(sends[0].value or b"")["code"] == "21610"
+    (letter,) = dead(sends)
+    assert (letter["provider"], letter["code"]) == (b"main", b"21610")
+    assert worker.admit() == (None, sends), "the row remembers it"
+
+
+def test_without_a_code_the_rows_and_the_statuses_are_the_bytes_that_they_were() -> None:
+    rows, effect = MemoryRows(), b"e|"
+    effects.put_result(rows, effect, effects.Result(1, "refused", NOW, "main", None, "no"))
+    effects.put_reopening(rows, effect, effects.Reopening(1, "dlq-sms-0-1", 1, "sms-notifications-0-9"))
+    assert rows == {
+        b"r|e|1": b'["refused",%d,"main",null,"no"]' % NOW,
+        b"o|e|1": b'["dlq-sms-0-1",1,"sms-notifications-0-9"]',
+    }
+    assert effects.result(rows, effect, 1) == effects.Result(1, "refused", NOW, "main", None, "no")
+    assert effects.asked_provider(rows, effect) is None
+    worker = Worker()
+    sends, _ = worker.try_once(outcome.refused("no"))
+    assert b"code" not in (sends[0].value or b"") and "code" not in dead(sends)[0]
+
+
 @given(st.none() | st.binary(max_size=60))
 def test_what_is_no_message_is_refused_with_its_field(value: bytes | None) -> None:
     with pytest.raises(Unreadable, match=": "):
@@ -405,14 +536,14 @@ def test_effects_whose_names_begin_alike_are_forgotten_each_for_itself() -> None
 def test_a_message_older_than_the_ledger_that_is_not_in_it_is_not_called() -> None:
     worker = Worker()
     for _ in range(2):
-        admitted = admit(worker.parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at + 1)
+        admitted = admit(worker.parcel, worker.rows, NOW, One("main", False), oldest=ORIGIN.at + 1)
         assert admitted.attempt is None
         assert told(admitted.sends) == [("too_old", "too_old", None)]
     assert not worker.rows
-    assert admit(worker.parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at).attempt
+    assert admit(worker.parcel, worker.rows, NOW, One("main", False), oldest=ORIGIN.at).attempt
 
 
 def test_a_letter_of_a_message_that_is_forgotten_can_be_redriven() -> None:
     worker = Worker()
     parcel = worker.parcel._replace(redrive="dlq-sms-0-1")
-    assert admit(parcel, worker.rows, NOW, "main", honours_keys=False, oldest=ORIGIN.at + 1).attempt
+    assert admit(parcel, worker.rows, NOW, One("main", False), oldest=ORIGIN.at + 1).attempt

@@ -15,6 +15,7 @@ def task_of(*topics: str, window: int = 8) -> EffectTask:
     stage = SimpleNamespace(
         window=window,
         parallel=1_000,
+        room=1_000,
         identify=lambda record: Call(record.value, record.key, record.value, record),
     )
     app = SimpleNamespace(reads=list(topics), gates=set(), effects=stage)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from agents import letters
 from agents.intake import dead
-from agents.letters import Letter, redacted, summary
+from agents.letters import Letter, Said, redacted, summary
+from schemas import dead_letter
 from schemas.event import Unreadable
+from schemas.kinds import Reason
 from tables.claims import Origin
 from tests.journeys.memory import NOON
 from tests.journeys.samples import ID, SOURCE, a_message, a_notification, cloud_event, request
@@ -31,8 +33,8 @@ def test_a_letter_tells_where_it_is_and_where_it_came_from() -> None:
     assert letter.source == ORIGIN
     assert summary(letter) == {
         "topic": "p.dlq-events", "partition": 1, "offset": 5, "failed_at": "2026-09-21T14:13:20.000Z",
-        "reason": "unreadable", "error": "type: Field required", "attempts": "0",
-        "source": "p.events-3-42", "notification_id": None, "event": None,
+        "reason": "unreadable", "error": "type: Field required", "attempts": "0", "provider": None,
+        "code": None, "source": "p.events-3-42", "notification_id": None, "event": None,
     }  # fmt: skip
 
 
@@ -111,3 +113,33 @@ def test_no_body_is_in_a_list() -> None:
 def test_what_is_no_address_is_left_alone() -> None:
     text = "KeyError: 'order' at 2026-09-21, 3 of 12"
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        (Said(), True),
+        (Said("refused"), True),
+        (Said("raised"), False),
+        (Said(provider="main"), True),
+        (Said(provider="mai"), False),
+        (Said(provider="main", codes=("550",)), True),
+        (Said(codes=("421", "550")), True),
+        (Said(codes=("55",)), False),
+        (Said(codes=("55*",)), True),
+        (Said(codes=("*",)), True),
+        (Said("raised", "main", ("550",)), False),
+        (Said("refused", "backup", ("550",)), False),
+    ],
+)
+def test_letters_are_chosen_by_all_that_they_must_say_and_any_of_some_codes(said: Said, fits: bool) -> None:
+    told = dead_letter.headers(Reason.REFUSED, "no", "sms", 0, 1, NOON, provider="main", code="550")
+    letter = Letter("dlq-sms", "dlq-sms", 0, 1, NOON, b"k", b"v", tuple(told))
+    assert said.fits(letter) is fits
+    assert said.asks is (said != Said())
+    assert (summary(letter)["provider"], summary(letter)["code"]) == ("main", "550")
+
+
+@pytest.mark.parametrize("said", [Said(provider="main"), Said(codes=("*",)), Said(codes=("",))])
+def test_a_letter_that_names_neither_is_none_of_a_provider_or_a_code(said: Said) -> None:
+    assert not said.fits(a_letter(b"x"))

@@ -2,22 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given as given_these
 from hypothesis import strategies as st
 
-from agents import intake, know, redrive
+from agents import deliver, intake, know, narrow, redrive
 from agents.deliver import MAX_ATTEMPTS
 from agents.letters import Letter
-from agents.redrive import NotRedrivable, Redriven, back
+from agents.redrive import NotRedrivable, Redriven, To, back
 from pipeline.app import Roles
 from pipeline.delivery import Delivery
 from pipeline.engine import Unit
 from pipeline.metrics import Metrics
-from pipeline.providers.provider import Provider
+from pipeline.pool import Pool
 from pipeline.settings import given
 from schemas import outcome
 from schemas.event import Unreadable
@@ -194,9 +193,7 @@ def test_core_gives_a_letter_the_headers_of_its_record(roles: Roles) -> None:
 
 def test_a_redriven_message_joins_no_copy_that_is_under_way(roles: Roles) -> None:
     """A copy that joins ends with the first, undecided; another redrive of the same letter may."""
-    stage = Delivery(
-        Channel.SMS, cast(Provider, SimpleNamespace(parallel=1)), roles.wiring, roles.metrics, 1, 1.0, 1
-    )
+    stage = Delivery(Channel.SMS, Pool([]), roles.wiring, roles.metrics, 1, 1.0, 1)
     value = a_message().to_json()
     effects_of = [
         stage.identify(Arrived("sms-notifications", 0, 4, NOON, b"u-1", value, headers)).effect
@@ -256,7 +253,7 @@ def test_the_row_names_the_letter_and_the_attempt_and_is_written_with_the_attemp
     redriven(worker)
     worker.admit()
     (made,) = effects.reopenings(worker.rows, worker.parcel.effect)
-    assert made == (1, "dlq-sms-0-1", 1, "sms-notifications-0-9")
+    assert made == (1, "dlq-sms-0-1", 1, "sms-notifications-0-9", None)
 
 
 def test_the_key_is_the_same_after_a_redrive() -> None:
@@ -380,6 +377,146 @@ def test_an_effect_is_opened_so_often_and_no_more() -> None:
             break
         worker.settle(attempt, REFUSED)
     assert number == effects.MOST_REOPENINGS
+
+
+# -- to another provider
+
+
+def handed(worker: Worker, provider: str = "backup", letter: str = "dlq-sms-0-1", offset: int = 9) -> None:
+    """From now on the worker reads the message as redriven for a provider, which delivery obeys."""
+    redriven(worker, letter, offset)
+    worker.parcel, worker.provider = worker.parcel._replace(provider=provider), provider
+
+
+SMS = To("backup", ("dlq-sms",))
+
+
+def a_dead_message(original: Headers | None = None) -> Letter:
+    send = intake.dead(b"{}", b"u", Unreadable("no"), Origin("sms", 0, 1, NOON), "dlq-sms", original or [])
+    return Letter("p.dlq-sms", "dlq-sms", 0, 4, NOON, send.key, send.value, send.headers or [])
+
+
+def test_what_goes_back_names_the_provider_and_the_stage_reads_it() -> None:
+    headers = back(a_dead_message(), {"sms": 1}, SMS).headers
+    assert headers[-1] == ("provider", b"backup")
+    parcel = deliver.read(a_message().to_json(), ORIGIN, headers)
+    assert (parcel.redrive, parcel.provider) == ("p.dlq-sms-0-4", "backup")
+
+
+def test_a_letter_of_a_channel_without_that_provider_stays() -> None:
+    for letter in (a_letter(request()), a_dead_message()._replace(plain="dlq-email")):
+        with pytest.raises(NotRedrivable, match="not sent by a provider 'backup'"):
+            back(letter, {**KNOWN, "sms": 1}, SMS)
+
+
+def test_the_provider_of_one_redrive_is_not_that_of_the_next() -> None:
+    letter = a_dead_message(back(a_dead_message(), {"sms": 1}, SMS).headers)
+    assert "original-provider" in dict(letter.headers)
+    assert "provider" not in dict(back(letter, {"sms": 1}).headers)
+    copy = narrow.of_message(back(a_dead_message(), {"sms": 1}, SMS).headers, ORIGIN, "request")
+    assert redrive.name(copy) == "request" and "provider" not in dict(copy)
+
+
+def test_an_event_keeps_a_header_of_that_name_of_its_own() -> None:
+    assert dict(again(request(), [("provider", b"theirs")]).headers)["provider"] == b"theirs"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[("provider", b"x")], [("replay", b"r"), ("provider", b"x")], [("redrive", b"l"), ("provider", b"")],
+     [("redrive", b"l"), ("provider", b"x" * 401)]],
+)  # fmt: skip
+def test_only_what_was_redriven_is_for_a_provider(headers: Headers) -> None:
+    assert redrive.provider(headers) is None
+
+
+@pytest.mark.parametrize("answer", [REFUSED, BUSY])
+def test_another_provider_sends_what_surely_failed_and_its_retries_are_for_it_too(answer: Outcome) -> None:
+    worker = failed(answer)
+    handed(worker)
+    attempt, _ = worker.admit()
+    assert attempt is not None and attempt.provider == "backup"
+    assert effects.asked_provider(worker.rows, worker.parcel.effect) == "backup"
+    worker.settle(attempt, BUSY)
+    worker.parcel = worker.parcel._replace(redrive=None, provider=None)  # a wait keeps no such headers
+    assert effects.asked_provider(worker.rows, worker.parcel.effect) == "backup"
+    sends, _ = worker.settle(worker.admit()[0], Outcome(kind="refused", reason="no", code="9"))
+    assert (dead(sends)[0]["provider"], dead(sends)[0]["code"]) == (b"backup", b"9")
+    redriven(worker, "dlq-sms-0-2", 10)
+    worker.admit()
+    assert effects.asked_provider(worker.rows, worker.parcel.effect) is None
+
+
+def test_what_is_remembered_no_more_is_for_that_provider_too() -> None:
+    worker = Worker()
+    handed(worker)
+    attempt, _ = worker.admit()
+    assert attempt is not None
+    assert effects.asked_provider(worker.rows, worker.parcel.effect) == "backup"
+    worker.settle(attempt, REFUSED)
+    handed(worker, offset=10)
+    assert worker.admit() == (None, [])
+
+
+@pytest.mark.parametrize("doubt", Doubt)
+@pytest.mark.parametrize("answer", [outcome.doubtful("?"), None])
+def test_what_another_provider_left_in_doubt_is_not_sent_by_this_one(
+    doubt: Doubt, answer: Outcome | None
+) -> None:
+    worker = Worker(doubt=doubt)
+    attempt, _ = worker.admit()
+    if answer is not None:
+        worker.settle(attempt, answer)
+    handed(worker)
+    rows = dict(worker.rows)
+    attempt, sends = worker.admit()
+    assert attempt is None
+    assert {state for state, _, _ in told(sends)} <= {"unknown"} and dead(sends) == []
+    assert worker.rows == rows
+
+
+@pytest.mark.parametrize("doubt", Doubt)
+def test_nor_is_what_failed_after_a_doubt_and_its_letter_says_so(doubt: Doubt) -> None:
+    worker = Worker(doubt=doubt, honours_keys=True)
+    worker.try_once(outcome.doubtful("?"))
+    worker.try_once(Outcome(kind="refused", reason="no", code="550"))
+    handed(worker)
+    attempt, sends = worker.admit()
+    assert attempt is None
+    (letter,) = dead(sends)
+    assert b"nobody knows whether" in letter["error"]
+    assert (letter["reason"], letter["provider"], letter["code"]) == (b"refused", b"main", b"550")
+    assert worker.admit() == (None, sends), "a redelivery says the same"
+    handed(worker, "main", "dlq-sms-0-2", 10)
+    assert worker.admit()[0] is not None, "by its key the first provider still knows it"
+
+
+moved = st.tuples(st.sampled_from(["main", "backup", "third"]), st.booleans())
+
+
+@given_these(
+    st.lists(st.sampled_from(["cut off", outcome.sent("p"), REFUSED, BUSY, outcome.doubtful("?")]) | moved,
+             min_size=1, max_size=20),
+    st.sampled_from(Doubt), st.booleans(),
+)  # fmt: skip
+def test_whatever_is_redriven_to_whom_no_provider_follows_a_doubt_of_anothers(
+    story: list[Any], doubt: Doubt, honours_keys: bool
+) -> None:
+    worker, offset, doubted = Worker(doubt=doubt, honours_keys=honours_keys), 9, set[str]()
+    for move in story:
+        if isinstance(move, tuple):
+            provider, is_new = move
+            offset += is_new
+            handed(worker, provider, f"dlq-sms-0-{offset}", offset)
+            continue
+        attempt, _ = worker.admit()
+        if attempt is None:
+            continue
+        assert not doubted - {attempt.provider}
+        if move == "cut off" or move.kind in ("sent", "doubtful"):
+            doubted.add(attempt.provider)
+        if isinstance(move, Outcome):
+            worker.settle(attempt, move)
 
 
 ANSWERS = [outcome.sent("p"), REFUSED, BUSY, outcome.doubtful("?")]

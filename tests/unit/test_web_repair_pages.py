@@ -102,7 +102,65 @@ async def test_the_list_is_filtered(office: Office) -> None:
     assert "No letter fits" in await look(office, "/console/dlq?topic=dlq-sms")
 
 
-@pytest.mark.parametrize("query", ["since=soon", "until=99999-01-01", "topic=events", "cursor=x"])
+async def test_the_list_shows_who_was_called_last_and_the_vendors_code_and_leads_to_their_like(
+    office: Office,
+) -> None:
+    office.shelf.put("dlq-sms", provider="main", code="21610", source="sms-notifications")
+    office.shelf.put("dlq-sms", provider="main", code="30007", source="sms-notifications")
+    office.shelf.put("dlq-sms", provider="backup", code="30007", source="sms-notifications")
+    page = await look(office, "/console/dlq")
+    is_harmless(page)
+    assert "<td>backup</td>" in page and '<td class="id">21610</td>' in page
+    for query, letters in (
+        ("provider=main&code=21610", [0]),
+        ("code=30007", [2, 1]),
+        ("code=30*,+21610", [2, 1, 0]),
+        ("provider=backup&code=21610", []),
+    ):
+        page = await look(office, f"/console/dlq?{query}")
+        found = re.findall(r'href="/console/dlq/dlq-sms-0-(.)"', page)
+        assert sorted(found) == sorted(map(str, letters)), query
+        assert ('action="/console/dlq/redrive"' in page) == bool(letters)
+    one = await look(office, "/console/dlq/dlq-sms-0-0")
+    assert 'href="/console/dlq?provider=main&amp;code=21610"' in one
+    said = text(one)
+    assert "Providermain" in said and "Vendor's code21610" in said
+
+
+async def test_what_a_form_hands_to_another_provider_goes_to_it(
+    office: Office, browser: httpx.AsyncClient
+) -> None:
+    for n in range(2):
+        office.shelf.put("dlq-email", value=b"%d" % n, provider="main", code="550",
+                         source="email-notifications")  # fmt: skip
+    page = (await browser.get("/console/dlq?provider=main&code=550")).text
+    assert "<option>outbox</option>" in page
+    asked = {**hidden(page, "/console/dlq/redrive"), "to_provider": "outbox"}
+    counted = (await browser.post("/console/dlq/redrive", data=asked)).text
+    is_harmless(counted)
+    assert "To be sent byoutbox" in text(counted) and office.shelf.back == []
+    again = hidden(counted, "/console/dlq/redrive")
+    assert (again["to_provider"], again["provider"], again["code"]) == ("outbox", "main", "550")
+    done = await browser.post("/console/dlq/redrive", data=again)
+    assert done.status_code == 303
+    assert [dict(one.headers)["provider"] for one in office.shelf.back] == [b"outbox"] * 2
+    one = (await browser.get("/console/dlq/dlq-email-0-0")).text
+    asked = {**hidden(one, "/console/dlq/redrive"), "to_provider": "nobody"}
+    refused = await browser.post("/console/dlq/redrive", data=asked)
+    assert refused.status_code == 422 and "dlq-email outbox" in text(refused.text)
+    assert len(office.shelf.back) == 2
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=soon",
+        f"code={','.join(map(str, range(21)))}",
+        "until=99999-01-01",
+        "topic=events",
+        "cursor=x",
+    ],
+)
 async def test_a_filter_that_makes_no_sense_is_said_to_make_none(office: Office, query: str) -> None:
     page = await look(office, f"/console/dlq?{query}", 422)
     is_harmless(page)
@@ -138,7 +196,7 @@ async def test_whatever_a_letter_holds_is_text(office: Office, evil: str) -> Non
     told = evil.encode()
     headers = [("reason", told), ("error", told), ("source-topic", told), ("source-partition", b"0"),
                ("source-offset", b"1"), ("failed-at", b"2026-01-01T00:00:00Z"), ("attempts", told),
-               (evil, told)]  # fmt: skip
+               ("provider", told), ("code", told), (evil, told)]  # fmt: skip
     name = office.shelf.put(value=told, told=headers)
     for path in ("/console/dlq", f"/console/dlq/{name}"):
         page = await look(office, path)

@@ -24,6 +24,7 @@ from pipeline.settings import SettingsError
 from pipeline.web import apart, letters, replays
 from pipeline.web.apart import Apart, Away, Late
 from pipeline.web.letters import SAYS, Filter, newest, says
+from pipeline.web.repair_api import CHOOSING
 from schemas.ids import notification_id
 from schemas.kinds import Reason
 from tests.browser.desk import NOON, SOURCE, TOKEN, Office
@@ -93,6 +94,57 @@ async def test_every_letter_is_on_one_page(office: Office, limit: int, params: d
     assert sorted(found) == sorted(whole)
     ats = {letter.name: letter.at for rows in office.shelf.parts.values() for letter in rows}
     assert [ats[name] for name in found] == sorted((ats[name] for name in whole), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({"provider": "main"}, {0, 3, 6, 9}),
+        ({"provider": "main", "code": "550"}, {0, 6}),
+        ({"code": ["550", "HTTP 503"]}, {0, 2, 4, 5, 6, 8, 10, 11}),
+        ({"code": "HTTP*", "provider": "backup"}, {5, 11}),
+        ({"code": "HTTP"}, set()),
+        ({"provider": "main", "reason": "raised"}, set()),
+    ],
+)
+async def test_letters_are_found_by_provider_and_by_the_vendors_codes(
+    office: Office, params: dict[str, Any], found: set[int]
+) -> None:
+    codes = {n: "550" if n % 2 == 0 else "HTTP 503" if n % 3 == 2 else None for n in range(12)}
+    providers = {n: "backup" if n % 3 else "main" for n in range(12)}
+    for n in range(12):
+        office.shelf.put(
+            "dlq-email", at=NOON + n, source="email-notifications", reason="refused",
+            provider=providers[n], code=codes[n],
+        )  # fmt: skip
+    office.shelf.put(at=NOON)
+    page = (await ask(office, "dlq", **params)).json()
+    assert {one["offset"] for one in page["letters"]} == found
+    for one in page["letters"]:
+        assert (one["provider"], one["code"]) == (providers[one["offset"]], codes[one["offset"]])
+    assert set(await names(office, limit=2, **params)) == {f"dlq-email-0-{n}" for n in found}
+    told = (await send(office, "dlq/redrive", {**params, "dry_run": True})).json()
+    assert told["redriven"] == len(found)
+
+
+async def test_letters_go_back_for_a_provider_that_their_channel_has(office: Office) -> None:
+    name = office.shelf.put("dlq-email", source="email-notifications", reason="refused", provider="main")
+    other = office.shelf.put(reason="refused")
+    told = (await send(office, "dlq/redrive", {"letters": [name, other], "to_provider": "outbox"})).json()
+    assert (told["redriven"], told["failures"]) == (1, 1)
+    assert told["failed"] == [
+        {"letter": other, "why": "what dlq-events holds is not sent by a provider 'outbox'"}
+    ]
+    assert [dict(one.headers)["provider"] for one in office.shelf.back] == [b"outbox"]
+    body = {"reason": "refused", "to_provider": "outbox"}
+    assert (await send(office, "dlq/redrive", body)).json()["redriven"] == 1
+    assert len(office.shelf.back) == 2
+    refused = await send(office, "dlq/redrive", {"topic": "dlq-email", "to_provider": "nobody"})
+    is_problem(refused, 422, "to_provider")
+    assert "dlq-email outbox" in refused.json()["detail"]
+    lost = await send(office, "dlq/redrive", {"topic": "dlq-events", "to_provider": "outbox"})
+    is_problem(lost, 422, "to_provider")
+    assert len(office.shelf.back) == 2
 
 
 async def test_a_rare_reason_is_looked_for_in_bounded_steps(
@@ -271,13 +323,22 @@ async def test_a_redrive_stops_when_it_has_taken_long_enough(
 @pytest.mark.parametrize(
     ("body", "fields"),
     [
-        ({}, ["letters", "topic", "reason"]),
-        ({"since": when(NOON)}, ["letters", "topic", "reason"]),
+        ({}, ["letters", *CHOOSING]),
+        ({"since": when(NOON)}, ["letters", *CHOOSING]),
         ({"letters": []}, ["letters"]),
         ({"letters": ["dlq-events-0-0"] * 101}, ["letters"]),
         ({"letters": ["dlq-events-0-0", "no"]}, ["letters.1"]),
         ({"letters": ["a" * 301]}, ["letters.0"]),
         ({"letters": ["dlq-events-0-0"], "reason": "x", "topic": "y"}, ["reason", "topic"]),
+        ({"letters": ["dlq-events-0-0"], "provider": "x", "code": "y"}, ["code", "provider"]),
+        ({"letters": ["dlq-events-0-0"], "to_provider": "outbox"}, ["to_provider"]),
+        ({"letters": ["dlq-sms-0-0"], "to_provider": "nobody"}, ["to_provider"]),
+        ({"topic": "dlq-sms", "to_provider": "nobody"}, ["to_provider"]),
+        ({"topic": "dlq-sms", "to_provider": ""}, ["to_provider"]),
+        ({"code": []}, ["code"]),
+        ({"code": ["x"] * 21}, ["code"]),
+        ({"code": ["x", ""]}, ["code.1"]),
+        ({"provider": "p" * 101}, ["provider"]),
         ({"topic": "events"}, ["topic"]),
         ({"topic": "dlq-sms", "cursor": "x"}, ["cursor"]),
         ({"topic": "dlq-sms", "limit": 0}, ["limit"]),

@@ -336,7 +336,7 @@ def test_the_letters_that_may_tell_more_are_looked_for_and_no_others() -> None:
     assert is_of(letter, notification=ID) and is_of(letter, event=(SOURCE, "e-1"), user="u-1")
     assert not is_of(letter, event=(SOURCE, "e-1"), user="u-2")
     said = told(failed, letters=[summary(letter)])
-    assert "A record of it was refused for good: 550. It is kept as a dead letter" in said
+    assert "A record of it was refused for good by noting: 550. It is kept as a dead letter" in said
 
 
 def test_what_was_not_looked_through_is_said() -> None:

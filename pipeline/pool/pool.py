@@ -1,0 +1,124 @@
+"""The providers of a channel in their order of failover, and the choice among them for one message."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.pool.member import MOST_ASKED, Member, soonest
+from pipeline.providers.provider import Provider
+from schemas.message import Message
+from schemas.outcome import Outcome
+
+BUSY_SECONDS = 0.05
+"""When to look again for room that the end of a call makes."""
+
+
+class Pool:
+    """`limits`: calls a second by provider; `countries`: another order for the numbers of a country."""
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        limits: Mapping[str, float | None] | None = None,
+        countries: Mapping[str, Sequence[str]] | None = None,
+        country_of: Callable[[str], str | None] = lambda target: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.members = {
+            provider.name: Member(
+                provider, (limits or {}).get(provider.name), clock, guarded=provider.kind != "webhook"
+            )
+            for provider in providers
+        }
+        self.countries, self.country_of = countries or {}, country_of
+
+    @property
+    def parallel(self) -> int:
+        """How many calls all of them make at once."""
+        return sum(member.provider.parallel for member in self.members.values())
+
+    def set_share(self, share: float) -> None:
+        """How much of each provider's limit is this worker's, from 0 to 1."""
+        for member in self.members.values():
+            member.bucket.set_share(share, member.clock())
+
+    @property
+    def room(self) -> int:
+        """How many calls may begin now; 0 while none of them may be called."""
+        return sum(max(0, member.room) for member in self.members.values())
+
+    @property
+    def ready_in(self) -> float:
+        """Seconds until one of them may be called."""
+        return soonest(list(self.members.values()))
+
+    def candidates(self, message: Message) -> list[Member]:
+        """Who can take a message at all, the first one first."""
+        members = list(self.members.values())
+        if self.countries:
+            order = self.countries.get(self.country_of(message.target) or "")
+            if order is not None:
+                members = [self.members[name] for name in order]
+        if message.platform is None:
+            return members
+        return [member for member in members if member.serves(message.platform)]
+
+    async def close(self) -> None:
+        """Lets every provider's connections go."""
+        for member in self.members.values():
+            await member.provider.close()
+
+
+class Offer:
+    """One message's view of a pool: agents/deliver.py's Providers. What it chose is begun, until it ends."""
+
+    __slots__ = ("member", "message", "pool", "probe")
+
+    def __init__(self, pool: Pool, message: Message) -> None:
+        self.pool, self.message = pool, message
+        self.member: Member | None = None
+        self.probe = False
+
+    def honours_keys(self, provider: str) -> bool:
+        """Whether a second call there with the same key is safe; False where it is unknown."""
+        member = self.pool.members.get(provider)
+        return member is not None and member.provider.honours_keys
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        """Who is called now; else the seconds until someone may be; None: nobody ever takes such a message.
+
+        `after` has just failed, so that those behind it come first; `only`: no other.
+        """
+        members = self.pool.candidates(self.message)
+        if only is not None:
+            members = [member for member in members if member.name == only]
+        names = [member.name for member in members]
+        if after in names:
+            place = names.index(after) + 1
+            members = members[place:] + members[:place]
+        chosen = next((member for member in members if member.room > 0), None)
+        if chosen is not None:
+            self.release()
+            self.member = chosen
+            self.probe = chosen.begin()
+            return chosen.name
+        return min(max(BUSY_SECONDS, soonest(members)), MOST_ASKED) if members else None
+
+    def goes_elsewhere(self, failed: str) -> bool:
+        """Whether one behind that which failed may be called at once."""
+        members = self.pool.candidates(self.message)
+        names = [member.name for member in members]
+        if failed not in names:
+            return False
+        return any(member.room > 0 for member in members[names.index(failed) + 1 :])
+
+    def release(self) -> None:
+        """What was chosen will not be called."""
+        if self.member is not None:
+            self.member.release(probe=self.probe)
+            self.member = None
+
+    def end(self, outcome: Outcome) -> bool:
+        """The call has ended; says whether it counts as an attempt."""
+        assert self.member is not None
+        member, self.member = self.member, None
+        return member.end(outcome, probe=self.probe)

@@ -1,0 +1,269 @@
+"""A channel's providers: who is called, how often, and who is left alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents import deliver
+from pipeline.pool import Offer, Pool
+from pipeline.pool.breaker import FIRST_PAUSE, MOST_PAUSE, THRESHOLD
+from pipeline.pool.bucket import Bucket
+from pipeline.pool.member import MOST_ASKED
+from schemas import outcome
+from schemas.message import Message
+from schemas.outcome import Outcome
+from tests.journeys.samples import a_message
+
+FAILED = outcome.deferred("HTTP 503", fault="provider")
+NO_ANSWER = outcome.doubtful("no answer", fault="provider")
+THROTTLED = outcome.deferred("HTTP 429", 7.0, fault="provider")
+GOOD = [outcome.sent("p"), outcome.refused("no such number", fault="target"), outcome.deferred("greylisted")]
+
+
+class Fake:
+    """A provider that is never called; who is chosen is all that counts."""
+
+    honours_keys = False
+
+    def __init__(self, name: str, *, kind: str = "fake", parallel: int = 100, platforms: str = "") -> None:
+        self.name, self.kind, self.parallel = name, kind, parallel
+        self.platforms = frozenset(platforms.split()) if platforms else None
+
+    async def send(self, message: Message, key: str) -> Outcome:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Holds nothing."""
+
+
+class Scene:
+    """A pool under a clock that stands until it is set."""
+
+    def __init__(
+        self,
+        *providers: Fake,
+        limits: Mapping[str, float] | None = None,
+        countries: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.now = 1_000.0
+        self.pool = Pool(
+            providers or [Fake("main"), Fake("backup")], limits, countries,
+            lambda number: number[:3], lambda: self.now,
+        )  # fmt: skip
+        self.pool.set_share(1.0)
+
+    def offer(self, **fields: Any) -> Offer:
+        return Offer(self.pool, a_message(**fields))
+
+    def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
+        return self.offer().choose(after, only)
+
+    def call(self, answer: Outcome, **fields: Any) -> bool:
+        """One call from beginning to end; says whether it counted."""
+        offer = self.offer(**fields)
+        assert isinstance(offer.choose(), str)
+        return offer.end(answer)
+
+
+# -- the breaker
+
+
+@pytest.mark.parametrize("answer", [FAILED, NO_ANSWER])
+def test_five_failures_in_a_row_leave_a_provider_alone(answer: Outcome) -> None:
+    scene = Scene(Fake("main"))
+    assert [scene.call(answer) for _ in range(THRESHOLD)] == [True] * (THRESHOLD - 1) + [False]
+    assert scene.pool.room == 0
+    assert scene.choose() == FIRST_PAUSE
+    assert scene.pool.ready_in == FIRST_PAUSE
+
+
+@pytest.mark.parametrize("good", GOOD)
+def test_an_answer_that_is_not_the_providers_fault_begins_the_row_anew(good: Outcome) -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(3):
+        for _ in range(THRESHOLD - 1):
+            scene.call(FAILED)
+        scene.call(good)
+    assert scene.choose() == "main"
+
+
+def test_one_probe_goes_out_and_its_success_lets_all_others_follow() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(THRESHOLD):
+        scene.call(FAILED)
+    scene.now += FIRST_PAUSE
+    assert scene.pool.room == 1
+    probe = scene.offer()
+    assert probe.choose() == "main"
+    assert scene.pool.room == 0
+    assert isinstance(scene.choose(), float)
+    probe.end(outcome.sent("p"))
+    assert scene.pool.room == 100
+
+
+def test_each_probe_that_fails_doubles_the_pause_up_to_a_bound_and_counts_for_nobody() -> None:
+    scene, pauses = Scene(Fake("main")), []
+    for _ in range(THRESHOLD):
+        scene.call(FAILED)
+    for _ in range(6):
+        scene.now += scene.pool.ready_in
+        assert scene.call(NO_ANSWER) is False
+        pauses.append(scene.pool.ready_in)
+    assert pauses == [2.0, 4.0, 8.0, MOST_PAUSE, MOST_PAUSE, MOST_PAUSE]
+
+
+def test_what_was_under_way_when_it_opened_neither_prolongs_the_pause_nor_counts() -> None:
+    scene = Scene(Fake("main"))
+    under_way = [scene.offer() for _ in range(20)]
+    for offer in under_way:
+        offer.choose()
+    counted = [offer.end(FAILED) for offer in under_way]
+    assert counted == [True] * (THRESHOLD - 1) + [False] * 16
+    assert scene.pool.ready_in == FIRST_PAUSE
+
+
+def test_a_probe_that_is_not_made_leaves_room_for_another() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(THRESHOLD):
+        scene.call(FAILED)
+    scene.now += FIRST_PAUSE
+    probe = scene.offer()
+    probe.choose()
+    probe.release()
+    probe.release()
+    assert scene.choose() == "main"
+
+
+def test_a_provider_that_asks_for_time_gets_it_and_the_message_loses_no_attempt() -> None:
+    scene = Scene(Fake("main"))
+    late = scene.offer()
+    late.choose()
+    assert scene.call(THROTTLED) is False
+    late.end(outcome.sent("p"))
+    assert scene.pool.ready_in == 7.0
+    scene.now += 7.0
+    assert scene.choose() == "main"
+    scene.call(outcome.deferred("HTTP 503", 1e9, fault="provider"))
+    assert scene.pool.ready_in == MOST_ASKED
+
+
+def test_a_webhooks_failures_are_its_receivers() -> None:
+    scene = Scene(Fake("hooks", kind="webhook"))
+    assert all(scene.call(NO_ANSWER) for _ in range(3 * THRESHOLD))
+    assert scene.choose() == "hooks"
+
+
+# -- the choice
+
+
+def test_the_first_of_the_order_is_called_while_it_can_be() -> None:
+    scene = Scene()
+    assert [scene.choose() for _ in range(3)] == ["main"] * 3
+    for _ in range(THRESHOLD):
+        scene.call(FAILED)
+    assert scene.choose() == "backup"
+
+
+def test_after_a_failure_those_behind_it_come_first_and_then_it_begins_anew() -> None:
+    scene = Scene(Fake("a"), Fake("b"), Fake("c"))
+    assert [scene.choose(after=name) for name in "abc"] == ["b", "c", "a"]
+    assert scene.choose(after="gone") == "a"
+    assert [name for name in ("a", "b", "c", "gone") if scene.offer().goes_elsewhere(name)] == ["a", "b"]
+
+
+def test_only_one_may_be_asked_for_and_nobody_else_steps_in() -> None:
+    scene = Scene()
+    assert scene.choose(only="backup") == "backup"
+    for _ in range(THRESHOLD):
+        scene.call(FAILED)
+    assert scene.choose(only="main") == FIRST_PAUSE
+    assert scene.choose(only="gone") is None
+
+
+def test_the_platform_of_a_token_chooses() -> None:
+    kinds = {"apple": "ios", "google": "android ios", "browsers": "web"}
+    scene = Scene(*[Fake(name, platforms=platforms) for name, platforms in kinds.items()])
+    chosen = [scene.offer(platform=one).choose() for one in ("ios", "android", "web")]
+    assert chosen == ["apple", "google", "browsers"]
+    assert scene.offer(platform="watch").choose() is None
+
+
+def test_a_country_has_an_order_of_its_own() -> None:
+    scene = Scene(countries={"+49": ["backup", "main"], "+33": ["backup"]})
+    chosen = [scene.offer(target=number).choose() for number in ("+4915", "+3361", "+1555")]
+    assert chosen == ["backup", "backup", "main"]
+
+
+def test_no_more_calls_are_under_way_than_a_provider_makes_at_once() -> None:
+    scene = Scene(Fake("main", parallel=2))
+    first = scene.offer()
+    assert (first.choose(), scene.choose()) == ("main", "main")
+    assert scene.pool.room == 0
+    assert isinstance(scene.choose(), float)
+    first.end(outcome.sent())
+    assert scene.choose() == "main"
+
+
+# -- the bucket
+
+
+@given(
+    limit=st.floats(2.0, 500.0),
+    share=st.sampled_from([1.0, 0.5, 1 / 3, 0.25]),
+    steps=st.lists(st.floats(0.0, 0.4), min_size=10, max_size=60),
+)
+def test_no_second_sees_more_calls_than_the_share_of_the_limit(
+    limit: float, share: float, steps: list[float]
+) -> None:
+    bucket, now, begun = Bucket(limit), 50.0, list[float]()
+    bucket.set_share(share, now)
+    for step in steps:
+        now += step
+        while bucket.room(now) >= 1:
+            bucket.take(now)
+            begun.append(now)
+    for at in begun:
+        within = sum(at <= other < at + 1.0 for other in begun)
+        assert within <= max(limit * share, 1.5) + 1e-6
+
+
+def test_a_bucket_gives_nearly_all_of_its_share() -> None:
+    bucket, now, begun = Bucket(80.0), 0.0, 0
+    bucket.set_share(1.0, now)
+    while now < 10.0:
+        now += bucket.ready_in(now) or 0.001
+        while bucket.room(now) >= 1:
+            bucket.take(now)
+            begun += 1
+    assert 720 <= begun <= 800
+
+
+def test_a_new_share_begins_empty() -> None:
+    bucket = Bucket(80.0)
+    bucket.set_share(0.5, 0.0)
+    assert bucket.room(9.0) >= 1
+    bucket.set_share(1.0, 9.0)
+    assert bucket.room(9.0) == 0
+
+
+def test_without_a_share_nothing_is_called() -> None:
+    scene = Scene(Fake("main"), limits={"main": 80.0})
+    scene.pool.set_share(0.0)
+    scene.now += 100.0
+    assert scene.pool.room == 0
+    assert scene.pool.ready_in > 1_000
+    assert scene.choose() == MOST_ASKED
+
+
+def test_without_a_limit_there_is_none() -> None:
+    scene = Scene(Fake("main"))
+    scene.pool.set_share(0.0)
+    assert scene.pool.room == 100
+
+
+def test_a_pool_is_what_the_deciding_stage_asks_for() -> None:
+    offer: deliver.Providers = Scene().offer()
+    assert offer.honours_keys("main") is False
