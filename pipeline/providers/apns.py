@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hpack import NeverIndexedHeaderTuple
 from pydantic import Field, SecretStr
 
+from pipeline.providers import retry_after
 from pipeline.providers.answers import told
 from pipeline.providers.http import STATUSES, Answer, Ended, NotAnswered, NotSent, by_status
 from pipeline.providers.http2 import Headers, Http2Client
@@ -73,7 +74,9 @@ CODES: Mapping[str, Meaning] = {
     "UnrelatedKeyIdInToken": Meaning("deferred", "provider", "the connection knows another key"),
     "BadEnvironmentKeyIdInToken": Meaning("deferred", "provider", "the key is the other environment's"),
     "BadEnvironmentKeyInToken": Meaning("deferred", "provider", "the key is the other environment's"),
-    "TooManyProviderTokenUpdates": Meaning("deferred", "provider", "the provider token changed too often"),
+    "TooManyProviderTokenUpdates": Meaning(
+        "deferred", "provider", "the provider token changed too often", throttles=True
+    ),
     "IdleTimeout": Meaning("deferred", "provider", "the connection was idle for too long"),
     "InternalServerError": Meaning("deferred", "provider", "an error at the vendor"),
     "ServiceUnavailable": Meaning("deferred", "provider", "not available now"),
@@ -241,15 +244,14 @@ def judged(answer: Answer, now: float) -> Outcome:
     """An answer in our words."""
     if answer.status == 200:
         return sent(answer.headers.get("apns-id", "")[:100] or None)
-    usual = by_status(CODES, answer, now)
     found = told(answer)
     reason = found.get("reason")
     meaning = CODES.get(reason) if isinstance(reason, str) and not reason.isdigit() else None
     if not isinstance(reason, str) or meaning is None:
-        return usual
+        return by_status(CODES, answer, now)
     at = found.get("timestamp")
     since = at if isinstance(at, int) and at > 0 else 0
-    wait = usual.retry_after if meaning.kind == "deferred" else None
+    wait = retry_after.seconds(answer.headers.get("retry-after"), now) if meaning.kind == "deferred" else None
     return meaning.outcome(reason, retry_after=wait, dead_since=since)
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr
 
+from pipeline.providers import retry_after
 from pipeline.providers.answers import told
 from pipeline.providers.http import (
     CONNECTIONS_PER_HOST,
@@ -61,7 +62,7 @@ CODES: Mapping[str, Meaning] = {
     BAD_TOKEN: Meaning("refused", "target", "this is no registration token", dead=True),
     "SENDER_ID_MISMATCH": Meaning("refused", "target", "the token belongs to another sender's app"),
     "INVALID_ARGUMENT": Meaning("refused", "message", "the request is not as it should be"),
-    "QUOTA_EXCEEDED": Meaning("deferred", "provider", "too many requests"),
+    "QUOTA_EXCEEDED": Meaning("deferred", "provider", "too many requests", throttles=True),
     "UNAVAILABLE": Meaning("deferred", "provider", "overloaded"),
     "INTERNAL": Meaning("deferred", "provider", "an error at the vendor"),
     "THIRD_PARTY_AUTH_ERROR": Meaning(
@@ -70,7 +71,7 @@ CODES: Mapping[str, Meaning] = {
     UNAUTHENTICATED: Meaning("deferred", "provider", "the access token is refused"),
     "PERMISSION_DENIED": Meaning("deferred", "provider", "the service account may not send for the project"),
     "NOT_FOUND": Meaning("deferred", "provider", "there is no such project"),
-    "RESOURCE_EXHAUSTED": Meaning("deferred", "provider", "too many requests"),
+    "RESOURCE_EXHAUSTED": Meaning("deferred", "provider", "too many requests", throttles=True),
     "invalid_grant": Meaning("deferred", "provider", "the service account's assertion is refused"),
     "invalid_client": Meaning("deferred", "provider", "the service account is not known"),
     "unauthorized_client": Meaning("deferred", "provider", "the service account may not ask for a token"),
@@ -287,13 +288,12 @@ def judged(answer: Answer, now: float) -> Outcome:
         if isinstance(name, str) and name:
             return sent(name[:200])
         return GARBAGE.outcome(f"HTTP {answer.status}")
-    usual = by_status(CODES, answer, now)
     code = _code(found.get("error"))
     if code is None:
-        return usual
+        return by_status(CODES, answer, now)
     meaning = CODES[code]
-    wait = usual.retry_after if meaning.kind == "deferred" else None
-    if wait is None and code in {"QUOTA_EXCEEDED", "RESOURCE_EXHAUSTED"}:
+    wait = retry_after.seconds(answer.headers.get("retry-after"), now) if meaning.kind == "deferred" else None
+    if wait is None and meaning.throttles:
         wait = QUOTA_SECONDS
     return meaning.outcome(code, retry_after=wait)
 

@@ -55,7 +55,7 @@ CODES: Mapping[str, Meaning] = {
     **STATUSES,
     "401": Meaning("deferred", "provider", "the VAPID token is refused"),
     "403": Meaning("deferred", "provider", "the VAPID key is not the subscription's"),
-    "406": Meaning("deferred", "provider", "too many requests, as WNS says it"),
+    "406": Meaning("deferred", "provider", "too many requests, as WNS says it", throttles=True),
 }
 
 
