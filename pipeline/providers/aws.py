@@ -28,7 +28,7 @@ COMMON = {
     "NotAuthorized": Meaning("deferred", "provider", "our credentials do not allow it"),
     "OptInRequired": Meaning("deferred", "provider", "our account has no subscription for the service"),
     "RequestExpired": Meaning("deferred", "provider", "our clock is wrong"),
-    "ThrottlingException": Meaning("deferred", "provider", "too many requests"),
+    "ThrottlingException": Meaning("deferred", "provider", "too many requests", throttles=True),
     "InternalFailure": Meaning("deferred", "provider", "an error at the vendor"),
     "ServiceUnavailable": Meaning("deferred", "provider", "not available now"),
 }

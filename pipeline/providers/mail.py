@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import httpx
 from pydantic import Field
 
+from pipeline.attachments import NotFetched
 from pipeline.providers import mime
 from pipeline.providers.batching import Batches
 from pipeline.providers.http import (
@@ -57,7 +58,7 @@ class Attachments(Protocol):
     """Where attachments come from."""
 
     def held(self, message: Message) -> AbstractAsyncContextManager[Sequence[Attachment]]:
-        """Those of a message, for as long as it is sent. Entering raises Ended where they cannot be had."""
+        """Those of a message, for as long as it is sent. Entering raises NotFetched."""
 
 
 class Letter(NamedTuple):
@@ -120,8 +121,7 @@ class MailProvider:
     def like(self, letter: Letter) -> Hashable:
         """Letters of which this is the same can share a request."""
         message = letter.message
-        files = getattr(message, "attachments", None)
-        return message.subject, message.text, message.html, message.category, files
+        return message.subject, message.text, message.html, message.category, message.attachments
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Sends once, all of it within the time-out. Never raises."""
@@ -132,7 +132,7 @@ class MailProvider:
                 async with asyncio.timeout_at(deadline):
                     attached = await held.enter_async_context(self._attached(message))
                 letter = self._letter(message, key, attached, deadline)
-            except Ended as ended:
+            except (Ended, NotFetched) as ended:
                 return ended.outcome
             except Unsendable as error:
                 return refused(str(error), fault="target")
@@ -147,7 +147,7 @@ class MailProvider:
             await held.aclose()
 
     def _attached(self, message: Message) -> AbstractAsyncContextManager[Sequence[Attachment]]:
-        if not getattr(message, "attachments", None):
+        if not message.attachments:
             return contextlib.nullcontext(())
         if self.attachments is None:
             raise Ended(refused("has attachments, for which there is no store"))
@@ -160,7 +160,7 @@ class MailProvider:
             raise Unsendable("the vendor takes no address with letters beyond ASCII before its @")
         headers = {
             "Message-ID": mime.message_id(key, self.sender),
-            **one_click(getattr(message, "unsubscribe", None)),
+            **mime.unsubscribing(message.unsubscribe),
         }
         return Letter(message, key, recipient, headers, attached, deadline)
 
@@ -201,14 +201,6 @@ class MailProvider:
         """Lets the connections go."""
         await self._batches.close()
         await self.client.close()
-
-
-def one_click(url: str | None) -> dict[str, str]:
-    """The headers by which a mail reader unsubscribes (RFC 2369, 3.2), over https at one click (RFC 8058)."""
-    if url is None:
-        return {}
-    post = {"List-Unsubscribe-Post": "List-Unsubscribe=One-Click"} if url.startswith("https:") else {}
-    return {"List-Unsubscribe": f"<{url}>", **post}
 
 
 def sender_of(name: str, settings: MailSettings) -> Sender:

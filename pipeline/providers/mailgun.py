@@ -148,6 +148,7 @@ def make(name: str, settings: Settings, place: Place) -> MailgunProvider:
         domain=needed(name, settings, "domain"),
         api_key=needed(name, settings, "api_key"),
         sender=sender_of(name, settings),
+        attachments=place.attachments,
         timeout=settings.timeout,
         base_url=settings.base_url or URL,
     )

@@ -151,6 +151,7 @@ def make(name: str, settings: Settings, place: Place) -> SendGridProvider:
         name,
         api_key=needed(name, settings, "api_key"),
         sender=sender_of(name, settings),
+        attachments=place.attachments,
         display=display_name(settings),
         timeout=settings.timeout,
         base_url=settings.base_url or URL,

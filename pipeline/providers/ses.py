@@ -27,8 +27,8 @@ NOT_VERIFIED = "MessageRejected: not verified"
 SUCCESS = "SUCCESS"
 
 _REQUEST = {
-    "TooManyRequestsException": Meaning("deferred", "provider", "too many requests"),
-    "LimitExceededException": Meaning("deferred", "provider", "our quota is used up"),
+    "TooManyRequestsException": Meaning("deferred", "provider", "too many requests", throttles=True),
+    "LimitExceededException": Meaning("deferred", "provider", "our quota is used up", throttles=True),
     "AccountSuspendedException": Meaning("deferred", "provider", "our account may not send any more"),
     "SendingPausedException": Meaning("deferred", "provider", "our sending is paused"),
     "MailFromDomainNotVerifiedException": Meaning("deferred", "provider", "our domain is not verified"),
@@ -43,8 +43,10 @@ ENTRY = {
     "CONFIGURATION_SET_NOT_FOUND": Meaning("deferred", "provider", "there is no such configuration set"),
     "TEMPLATE_NOT_FOUND": Meaning("refused", "message", "the template is not found"),
     "ACCOUNT_SUSPENDED": Meaning("deferred", "provider", "our account may not send any more"),
-    "ACCOUNT_THROTTLED": Meaning("deferred", "provider", "more than our account may send"),
-    "ACCOUNT_DAILY_QUOTA_EXCEEDED": Meaning("deferred", "provider", "our quota of the day is used up"),
+    "ACCOUNT_THROTTLED": Meaning("deferred", "provider", "more than our account may send", throttles=True),
+    "ACCOUNT_DAILY_QUOTA_EXCEEDED": Meaning(
+        "deferred", "provider", "our quota of the day is used up", throttles=True
+    ),
     "INVALID_SENDING_POOL_NAME": Meaning("deferred", "provider", "there is no such pool of addresses"),
     "ACCOUNT_SENDING_PAUSED": Meaning("deferred", "provider", "our sending is paused"),
     "CONFIGURATION_SET_SENDING_PAUSED": Meaning("deferred", "provider", "our sending is paused"),
@@ -203,6 +205,7 @@ def make(name: str, settings: Settings, place: Place) -> SesProvider:
         signer=signer,
         configuration_set=settings.configuration_set,
         sender=sender_of(name, settings),
+        attachments=place.attachments,
         timeout=settings.timeout,
         base_url=settings.base_url or aws.endpoint("email", signer.region),
         most=settings.batch,

@@ -31,7 +31,7 @@ CODES: Mapping[str, Meaning] = {
     "20005": Meaning("deferred", "provider", "our account is not active"),
     "20403": Meaning("deferred", "provider", "our account may not do this"),
     "20404": Meaning("deferred", "provider", "there is no such account"),
-    "20429": Meaning("deferred", "provider", "too many requests"),
+    "20429": Meaning("deferred", "provider", "too many requests", throttles=True),
     "21211": Meaning("refused", "target", "not a number that can be reached"),
     "21265": Meaning("refused", "target", "a short code receives no messages"),
     "21266": Meaning("refused", "target", "the number is the sender's own"),

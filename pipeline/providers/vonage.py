@@ -28,7 +28,7 @@ SHORTEST_LIFE, LONGEST_LIFE = 20_000, 604_800_000
 """Milliseconds that Vonage goes on trying."""
 
 CODES: Mapping[str, Meaning] = {
-    "1": Meaning("deferred", "provider", "too many messages"),
+    "1": Meaning("deferred", "provider", "too many messages", throttles=True),
     "2": Meaning("refused", "message", "a parameter is missing"),
     "3": Meaning("refused", "message", "a parameter is not valid"),
     "4": Meaning("deferred", "provider", "our credentials are refused"),

@@ -2,7 +2,9 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from schemas.message import Message
 from tests.contract.peers import message
@@ -21,12 +23,6 @@ class File(NamedTuple):
     data: bytes
 
 
-class _WithFiles(Message, frozen=True, kw_only=True):
-    """A message that names files."""
-
-    attachments: tuple[str, ...] | None = None
-
-
 class Files:
     """A store with one file, that knows whether somebody holds it."""
 
@@ -36,8 +32,7 @@ class Files:
 
     def on(self, plain: Message) -> Message:
         """The message with the file attached."""
-        fields: dict[str, Any] = {name: getattr(plain, name) for name in plain.__struct_fields__}
-        return _WithFiles(**fields | {"attachments": ("f1",)})
+        return replace(plain, attachments=("f1",))
 
     @contextlib.asynccontextmanager
     async def held(self, message: Message) -> AsyncIterator[Sequence[File]]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec.structs import replace
 
 from pipeline.providers import registry
-from pipeline.providers.mail import Letter, MailProvider, one_click
+from pipeline.providers.mail import Letter, MailProvider
 from pipeline.providers.mime import sender
 from pipeline.providers.provider import Place
 from pipeline.providers.sendgrid import MOST, SendGridProvider
@@ -208,15 +208,6 @@ async def test_files_without_a_store_are_not_left_out_in_silence() -> None:
     files = Files()
     peer, found = await heard([OK], files.on(message()))
     assert (found[0].kind, found[0].fault, peer.bodies) == ("refused", "message", [])
-
-
-def test_a_reader_unsubscribes_with_one_click() -> None:
-    assert one_click(None) == {}
-    assert one_click("http://127.0.0.1/u/t") == {"List-Unsubscribe": "<http://127.0.0.1/u/t>"}
-    assert one_click("https://n.example/u/t") == {
-        "List-Unsubscribe": "<https://n.example/u/t>",
-        "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
-    }
 
 
 @pytest.mark.parametrize(

@@ -369,8 +369,8 @@ def provider(kind: str) -> str:
     rows = [[code(one.path[-1]), type_of(one), default_of(one), one.field.description or ""] for one in own]
     codes = [
         [
-            code(name), meaning.kind + (", dead" if meaning.dead else ""), _FAULTS.get(meaning.fault or "", "nobody's"),
-            meaning.words,
+            code(name), meaning.kind + (", dead" if meaning.dead else ""),
+            _FAULTS.get(meaning.fault or "", "nobody's"), meaning.words,
         ]
         for name, meaning in module.CODES.items()
     ]  # fmt: skip
