@@ -398,6 +398,13 @@ async def test_each_of_its_faults_is_understood(fault: str, kind: str, effects: 
         assert (await main.send(push(), KEY)).kind == "sent"
 
 
+async def test_both_tries_of_a_call_share_one_deadline() -> None:
+    async with simulated("ExpiredProviderToken", "latency=0.7") as (vendor, _):
+        async with provider(vendor.port, seconds=1) as main:
+            assert (await main.send(push(), KEY)).kind == "doubtful"
+        assert vendor.requests[KEY] == 2
+
+
 async def test_many_calls_through_faults_are_each_accounted_for() -> None:
     faults = ("GOAWAY:0.05", "REFUSED_STREAM:0.1", "reset_after_body:0.1", "close:0.02", "latency=0-0.02")
     async with simulated(*faults) as (vendor, main):
