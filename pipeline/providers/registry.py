@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 
 from pipeline.providers import (
+    apns,
+    fcm,
     inbox,
     mailgun,
     outbox,
@@ -18,10 +20,13 @@ from pipeline.providers import (
     twilio,
     vonage,
     webhook,
+    webpush,
 )
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
+    "apns": apns,
+    "fcm": fcm,
     "inbox": inbox,
     "mailgun": mailgun,
     "outbox": outbox,
@@ -33,6 +38,7 @@ KINDS: Mapping[str, ModuleType] = {
     "twilio": twilio,
     "vonage": vonage,
     "webhook": webhook,
+    "webpush": webpush,
 }
 """Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and
 what they mean to us) and `make(name, settings, place)`, which raises SettingsError."""

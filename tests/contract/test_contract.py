@@ -22,6 +22,7 @@ from pipeline.providers.provider import Place, Provider
 from schemas.kinds import Channel
 from schemas.message import Message
 from tests.contract.peers import KEY, RECORDED, Peer, http_script, listening, message, refusing, smtp_script
+from tests.contract.push_scenes import apns_scene, fcm_scene, webpush_scene
 from tests.contract.ses_scene import ses_scene
 
 SITUATIONS = {
@@ -148,9 +149,10 @@ SCENES: dict[str, Callable[[Case, Path], AbstractAsyncContextManager[Scene]]] = 
 } | {
     "webhook": http_scene, "smtp": smtp_scene, "inbox": inbox_scene, "outbox": outbox_scene,
     "ses": functools.partial(ses_scene, vendor_scene),
+    "fcm": fcm_scene, "apns": apns_scene, "webpush": webpush_scene,
 }  # fmt: skip
 VENDORS = [kind for kind in KINDS if "settings" in table(kind)]
-"""Those whose scene is `vendor_scene`."""
+"""Those whose table says with what settings they are made."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
