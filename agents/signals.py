@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from agents import broadcast, plan, topics
+from agents import broadcast, plan, stops, topics
 from agents.plan import Work
 from agents.sending import Send
 from schemas.ids import hash_in, packed
-from schemas.kinds import Reason, State
+from schemas.kinds import Channel, Reason, State
 from schemas.notification import (
     CANCEL,
     CANCEL_BROADCAST,
     COLLECT,
+    DEAD_DEVICE,
     ESCALATE,
     FAILED,
     PLAN,
@@ -21,11 +22,9 @@ from schemas.notification import (
     Signal,
 )
 from schemas.status import Status, rfc3339
-from tables import claims, digests, suppressed, waits, watches
-from tables.claims import Claim, Instead, Origin
+from tables import claims, digests, people, suppressed, waits, watches
+from tables.claims import Claim, Instead, Origin, Pinned
 from tables.rows import Rows
-
-SOURCE = "carillon:cancel"
 
 
 def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
@@ -40,10 +39,19 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
     elif signal.kind == SUPPRESS and signal.channel is not None and signal.target_id is not None:
-        suppressed.put(
-            work.rows, signal.user_id, signal.channel, signal.target_id, signal.reason or "", origin.at
-        )
+        return _suppress(signal, signal.channel, signal.target_id, origin, work.rows)
+    elif signal.kind == DEAD_DEVICE and signal.target_id is not None and signal.since is not None:
+        people.drop_device(work.rows, signal.user_id, signal.target_id, signal.since)
     return ()
+
+
+def _suppress(signal: Signal, channel: Channel, target_id: str, origin: Origin, rows: Rows) -> Sequence[Send]:
+    """Suppresses an address, and stops what is on its way there; again for the record that did so."""
+    suppressed.put(rows, signal.user_id, channel, target_id, signal.reason or "", origin.at)
+    since = suppressed.of_user(rows, signal.user_id).get(suppressed.name(channel, target_id))
+    if since != (signal.reason or "", origin.at):
+        return ()
+    return (stops.of_target(signal, channel, target_id, origin.at),)
 
 
 def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
@@ -60,7 +68,9 @@ def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
 
 
 def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
-    """Drops whatever waits. One that comes first leaves its mark: the plan's claim, without a position.
+    """Drops whatever waits, and stops what is queued: each channel says of that whether it was in time.
+
+    One that comes first leaves its mark: the plan's claim, without a position.
 
     Whoever cancels may not know the user: the partition is the one that the id tells.
     """
@@ -77,18 +87,23 @@ def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
             claims.put(rows, first, Claim(origin, "", work.number, 0, (), instead=mark))
         if decided is None:
             return ()
+        queued = stops.queued_on(rows, signal.id)
         in_time = _drop(signal.id, rows) or decided.mendable
         reason = Reason.CANCELLED if in_time else Reason.CANCELLED_TOO_LATE
-        claim = Claim(origin, "", work.number, 0, (), instead=Instead(State.CANCELLED, reason))
+        mark = Instead(State.CANCELLED, Reason.CANCEL_ASKED if queued else reason)
+        pinned = tuple(Pinned(channel, None, mark.reason) for channel in queued)
+        claim = Claim(origin, "", work.number, 0, pinned, instead=mark)
         claims.put(rows, key, claim)
     elif claim.origin != origin or claim.number <= work.mark:
         return ()
     status = Status(
         notification_id=signal.id, user_id=signal.user_id, state=State.CANCELLED,
         reason=claim.instead.reason if claim.instead else None, at=rfc3339(claim.origin.at),
-        event_at=claim.origin.at, event=signal.event or EventRef(source=SOURCE, id=signal.id, type=CANCEL),
+        event_at=claim.origin.at,
+        event=signal.event or EventRef(source=stops.SOURCE, id=signal.id, type=CANCEL),
     )  # fmt: skip
-    return (Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), hash_in(signal.id)),)
+    told = Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), hash_in(signal.id))
+    return (told, *stops.of_notification(signal, (one.channel for one in claim.pinned), claim.origin.at))
 
 
 def _drop(notification: str, rows: Rows) -> bool:

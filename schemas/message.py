@@ -8,7 +8,8 @@ from schemas.notification import EventRef
 class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     """One message. `target` is the address, token or URL; `at` the broker's time of its planning, in ms.
 
-    `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails.
+    `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails. `mandatory`: no wish of
+    the user's stands against it; `broadcast`: the one that told it.
     """
 
     id: str
@@ -30,6 +31,31 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     has_fallback: bool | None = None
     platform: str | None = None
     keys: dict[str, str] | None = None
+    mandatory: bool | None = None
+    broadcast: str | None = None
+
+
+class Stop(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
+    """What travels beside messages on the express topics: some that wait are not to be sent any more.
+
+    `kind`: of those of a user that were planned up to `at` (the broker's time in ms) all (user), those on
+    this channel (channel), of categories or to targets (`names`); or, whenever they were planned, those of
+    one `id` (notification, broadcast). `reason`: what became of a target; `event`: of what is cancelled.
+    """
+
+    kind: str
+    user_id: str
+    channel: Channel
+    at: int
+    names: tuple[str, ...] | None = None
+    id: str | None = None
+    reason: str | None = None
+    event: EventRef | None = None
+
+
+NOTIFICATION, BROADCAST = "notification", "broadcast"
+USER, CHANNEL, CATEGORY, TARGET = "user", "channel", "category", "target"
+"""The kinds of stops."""
 
 
 class ChannelContent(Record, frozen=True, kw_only=True):

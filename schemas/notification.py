@@ -9,7 +9,7 @@ PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
 RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 """Steps; those that end in a colon have a number behind it."""
 CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
-CANCEL_BROADCAST = "cancel_broadcast"
+CANCEL_BROADCAST, DEAD_DEVICE = "cancel_broadcast", "dead_device"
 """The kinds of signals."""
 
 
@@ -102,7 +102,8 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
 
     `kind`: cancel, seen, failed, or suppress, which is of an address of the user's rather than of the
     notification; or cancel_broadcast, which goes to every partition and whose `id` is the broadcast's.
-    `step` is that of the message that failed.
+    `step` is that of the message that failed. dead_device: the device of `target_id` takes nothing any more,
+    `since` (ms).
     """
 
     kind: str
@@ -113,6 +114,7 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     step: str | None = None
     reason: str | None = None
     event: EventRef | None = None
+    since: int | None = None
 
 
 class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):

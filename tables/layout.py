@@ -17,7 +17,19 @@ import msgspec
 
 from schemas.ids import masked, packed
 from schemas.status import rfc3339
-from tables import broadcasts, caps, claims, digests, effects, history, people, suppressed, waits, watches
+from tables import (
+    broadcasts,
+    caps,
+    claims,
+    digests,
+    effects,
+    history,
+    people,
+    stops,
+    suppressed,
+    waits,
+    watches,
+)
 
 BAR: Final = "|"
 _DAY: Final = 86_400_000
@@ -190,6 +202,13 @@ def _wait(raw: bytes) -> dict[str, Any]:
     }
 
 
+def _stops(raw: bytes) -> Any:
+    found = _timed(raw)
+    if not isinstance(found, list):
+        return found
+    return [{**dict(zip(stops.Stopped._fields, one, strict=False)), "at": rfc3339(one[2])} for one in found]
+
+
 def _cursor(raw: bytes) -> dict[str, Any]:
     n, progress, page = msgspec.json.decode(raw, type=tuple[int, msgspec.Raw, list[str]])
     return {"n": n, "progress": _timed(bytes(progress)), "page": page}
@@ -333,6 +352,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         _PERSON, _json,
     ),
     Layout(
+        "closed", stops.CLOSED, Keeper.CORE, "What the latest record of a person closed on the channels",
+        (Part("of", TEXT, b"|"), Part("user", TEXT)), _named(*stops.Closed._fields),
+    ),
+    Layout(
         "digests", digests.OPEN, Keeper.CORE, "Digests that still gather",
         (Part("user", TEXT, b"\0"), Part("gathered by", TEXT)), _named(*digests.Gathered.__struct_fields__),
     ),
@@ -363,6 +386,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         "reopenings", effects.REOPENINGS, Keeper.CHANNEL, "Which dead letters opened a failed message again",
         (*_EFFECT, Part("k", TEXT)), _named(*effects.Reopening._fields[1:]),
+    ),
+    Layout(
+        "stops", stops.PREFIX, Keeper.CHANNEL, "What is not sent any more, of users or cancelled",
+        (Part("of", TEXT, b"|"), Part("name", TEXT)), _stops,
     ),
     Layout(
         "waits", waits.PREFIX, Keeper.WAITING, "What comes up again, by the moment when it is due",

@@ -32,6 +32,7 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
         "The user does not want this category on this channel ({detail}).",
     (State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED):
         "The address is not used any more, because of what became of an earlier message to it ({detail}).",
+    (State.SUPPRESSED, Reason.USER_ERASED): "The user was erased before it was sent.",
     (State.SUPPRESSED, Reason.DAILY_CAP):
         "The user had been sent as many that day as their limit allows ({detail}).",
     (State.SUPPRESSED, Reason.CATEGORY_CAP):
@@ -81,6 +82,9 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
         "It was cancelled in time: what was yet to come of it was dropped.",
     (State.CANCELLED, Reason.CANCELLED_TOO_LATE):
         "Somebody cancelled it, but too late: it had been decided, and nothing of it was waiting any more.",
+    (State.CANCELLED, Reason.CANCEL_ASKED):
+        "Somebody cancelled it when it was queued already: what was yet to come was dropped, and its channels "
+        "were told to send no more of it.",
     (State.TOO_OLD, None): "It was too old to be sent.",
     (State.TOO_OLD, Reason.TOO_OLD):
         "It was not sent: its event was older than what is remembered of events, so that nobody could tell "
@@ -88,6 +92,21 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.UNKNOWN, None): "Whether attempt {attempt} by {provider} got through is not known.",
     (State.UNKNOWN, Reason.CALL_CUT_OFF):
         "The process ended during attempt {attempt} by {provider}; nobody knows if it got through.",
+    (State.UNKNOWN, Reason.CANCELLED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: it was cancelled.",
+    (State.UNKNOWN, Reason.CHANNEL_OPTED_OUT):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user has switched this channel off since.",
+    (State.UNKNOWN, Reason.CATEGORY_OPTED_OUT):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user does not want this category on this channel any more.",
+    (State.UNKNOWN, Reason.ADDRESS_SUPPRESSED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the address is not used any more.",
+    (State.UNKNOWN, Reason.USER_ERASED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user was erased.",
 }  # fmt: skip
 """What an entry of a timeline says; a reason without a sentence of its own stands behind its state's."""
 
