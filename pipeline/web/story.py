@@ -83,8 +83,8 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.CANCELLED, Reason.CANCELLED_TOO_LATE):
         "Somebody cancelled it, but too late: it had been decided, and nothing of it was waiting any more.",
     (State.CANCELLED, Reason.CANCEL_ASKED):
-        "Somebody cancelled it when it was queued already: what was yet to come was dropped, and its channels "
-        "were told to send no more of it.",
+        "Somebody cancelled it when it was queued already: what was yet to come was dropped, and its "
+        "channels were told to send no more of it.",
     (State.TOO_OLD, None): "It was too old to be sent.",
     (State.TOO_OLD, Reason.TOO_OLD):
         "It was not sent: its event was older than what is remembered of events, so that nobody could tell "

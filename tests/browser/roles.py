@@ -8,7 +8,8 @@ from faust.types import TP
 from pipeline.engine.queues import Queue
 from schemas.ids import notification_id
 from schemas.kinds import Channel
-from tables import broadcasts, caps, claims, digests, effects, people, suppressed, waits, watches
+from schemas.message import Stop
+from tables import broadcasts, caps, claims, digests, effects, people, stops, suppressed, waits, watches
 from tables.broadcasts import Cursor
 from tables.claims import Claim, Origin, Pinned
 from tables.digests import Gathered
@@ -49,6 +50,11 @@ def stock(office: Office, users: int = 3) -> None:
         effects.put_reopening(sent, effect, Reopening(1, "dlq-email-0-1", 1, "email-notifications-0-9"))
         record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
         suppressed.put(rows, user, Channel.EMAIL, "0a1b2c", "bounced", NOON)
+        stops.put_closed(
+            rows, people.USERS + user.encode(), stops.Closed(NOON, 7, ((Channel.EMAIL, "user", ()),))
+        )
+        stops.put(sent, Stop(kind="user", user_id=user, channel=Channel.EMAIL, at=NOON))
+        stops.put(sent, Stop(kind="notification", user_id=user, channel=Channel.EMAIL, at=NOON, id=found))
         digests.put(rows, digests.key(user, "orders", ""), Gathered(found, 1, 20))
         digests.put_item(rows, found, 0, b'{"id":"%s","data":{}}' % found.encode())
         watches.put(rows, watches.key(found, "plan"), Watch(b"{}", ("email:0a1b2c",), NOON))

@@ -678,7 +678,7 @@ STATUS_ALONE = {
     Reason.UNKNOWN_TEMPLATE, Reason.TEMPLATE_FAILED, Reason.NO_TEMPLATE_FOR_CHANNEL, Reason.NO_PROVIDER,
     Reason.CALL_CUT_OFF, Reason.ADDRESS_SUPPRESSED, Reason.CATEGORY_CAP, Reason.THROTTLED, Reason.SCHEDULED,
     Reason.QUIET_HOURS, Reason.IN_DIGEST, Reason.CANCELLED, Reason.CANCELLED_TOO_LATE, Reason.FALLBACK,
-    Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES,
+    Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES, Reason.CANCEL_ASKED, Reason.USER_ERASED,
     Reason.UNKNOWN_SEGMENT,
 }  # fmt: skip
 """What a status may say, and no dead letter does."""
