@@ -234,24 +234,29 @@ def test_where_every_device_is_dead_the_fallback_is_used() -> None:
     assert called(found) == ["push"] * 3 + ["web"]
 
 
-@pytest.mark.parametrize("said", [False, True])
-def test_a_device_that_was_registered_again_since_stays(said: bool) -> None:
-    found = pushing(NotingProvider(dead(0)))
+@pytest.mark.parametrize(
+    ("since", "left"),
+    [(None, ["b"]), (9, ["b"]), (10, []), (11, [])],
+    ids=["not said", "before", "then", "later"],
+)
+def test_a_device_that_was_registered_again_since_stays(since: int | None, left: list[str]) -> None:
+    """Where the vendor does not say since when, what was registered after the planning stays."""
+    found = pushing(NotingProvider())
     found.is_paused = True
     found.event(cloud_event())
-    if said:
-        found.provider.answer = dead(found.now)
+    found.provider.answer = dead(0 if since is None else found.now + since)
     found.now += 10
     found.device("u-1", "b")
     found.resume()
-    assert tokens(found) == ["b"]
+    assert tokens(found) == left
 
 
 def test_a_rewind_of_the_registrations_and_the_signals_revives_and_drops_nobody_else() -> None:
     found = pushing(NotingProvider())
     registered = dict(found.core)
-    found.provider.answers["b"] = dead(0)
+    found.provider.answers["b"] = dead(found.now)
     found.event(cloud_event())
+    assert tokens(found) == ["a", "c"]
     for row in (key for key in registered if key.startswith(people.DEVICES)):
         at, value = registered[row][: people.TIME], registered[row][people.TIME :]
         people.upsert(found.core, row, int.from_bytes(at), value)

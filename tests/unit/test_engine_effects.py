@@ -124,3 +124,15 @@ def test_what_still_waits_in_the_queue_is_not_committed() -> None:
         for call in admit(task):
             task.close_effect(call)
         assert task.consumer.done == {TP("in", 0): expected}
+
+
+def test_at_an_assignment_the_first_topic_is_read_to_its_end_before_the_others() -> None:
+    task = task_of("express", "plain")
+    task.gates = {TP("express", 0): 3}
+    task.app.gates = {"express"}
+    offer(task, "plain", range(4))
+    task.consumer.read = {TP("express", 0): 0}
+    assert admit(task) == []
+    offer(task, "express", range(3))
+    task.consumer.read = {TP("express", 0): 3}
+    assert [call.record.topic for call in admit(task)] == ["express"] * 3 + ["plain"] * 4
