@@ -12,6 +12,9 @@ from agents import deliver, know, signals, stops, topics
 from agents.catalogue import Catalogue
 from agents.plan import Work
 from agents.sending import Send
+from pipeline.app import Roles
+from pipeline.metrics import Metrics
+from pipeline.settings import given as settings_of
 from schemas import outcome
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
@@ -356,3 +359,11 @@ def test_a_broadcasts_cancel_goes_to_every_partition_of_every_channel_from_one_o
     assert {stops.read(send.value) for send in found} == {
         Stop(kind=BROADCAST, user_id="", channel=channel, at=CLOSED, id=ID) for channel in Channel
     }
+
+
+def test_every_delivery_role_reads_its_express_topic_first() -> None:
+    roles = Roles(settings_of(), Catalogue(), Metrics())
+    for role in set(roles.names()) - {"core", "status"}:
+        app = roles.build(role)
+        assert app.gates == {f"{role}-notifications-express"}
+        assert app.reads == [f"{role}-notifications-express", f"{role}-notifications"]
