@@ -134,16 +134,6 @@ class Catalogue:
         self._keep(key, found)
         return found
 
-    def locale_of(
-        self, template: str, version: int, channel: Channel, locale: str | None, variant: str | None = None
-    ) -> str | None:
-        """The locale whose words a channel has, of the chain of the one that is asked for.
-
-        Raises TemplateBroken.
-        """
-        found = (self.renderings(template, version, locale, variant) or {}).get(channel)
-        return found.locale if found is not None else None
-
     def variant_of(self, template: str, version: int, user_id: str) -> str | None:
         """The variant that a user has, the same one every time; None where the version has none."""
         known = self._version(template, version)

@@ -2,7 +2,8 @@
 
 A digest opens with its first item and closes when its window is over (the step `collect`, which comes up by
 itself) or when it is full (with its last item). Closing publishes the step `digest` with all items inside;
-the unit that plans it forgets their rows. Until then whoever closed it can publish the same again.
+the unit that plans it forgets their rows. Until then whoever closed it can publish the same again. An item
+too large to be stored is a digest of its own, closed at once.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -29,17 +30,18 @@ MAX_DIGEST_BYTES = 400_000
 """Of the items' data; a digest that has so much is full."""
 
 
-def add(notification: Notification, now: int, work: "Work") -> Instead | None:
-    """Puts a notification into the digest that gathers for it; None: it is too large and goes by itself."""
+def add(notification: Notification, now: int, work: "Work") -> Instead:
+    """Puts a notification into the digest that gathers for it, one too large into a digest of its own."""
     rule, rows = notification.digest, work.rows
     assert rule is not None
     item = encode({"id": notification.id, "data": notification.variables})
+    own = notification_id(notification.user_id, SOURCE, notification.id, "")
     if len(item) > MAX_ITEM_BYTES:
-        return None
+        return Instead(State.DIGESTED, Reason.IN_DIGEST, rule.key, digest=own, flushes=True, alone=True)
     row = _row(notification, rule)
     gathered = digests.find(rows, row)
     if gathered is None:
-        gathered = Gathered(notification_id(notification.user_id, SOURCE, notification.id, ""), 0, 0)
+        gathered = Gathered(own, 0, 0)
         work.wait(
             effects.effect(gathered.id, COLLECT, ""), now + rule.window,
             _of_digest(notification, rule, gathered.id, COLLECT, now, {"key": rule.key}),
@@ -66,11 +68,14 @@ def close(collecting: Notification, rows: Rows) -> Instead:
     return Instead(State.ACCEPTED, Reason.IN_DIGEST, digest=collecting.id, flushes=True)
 
 
-def whole(notification: Notification, digest: str, at: int, rows: Rows) -> Send:
+def whole(notification: Notification, closed: Instead, at: int, rows: Rows) -> Send:
     """The record of a closed digest, items and all; the same bytes as long as it is not planned."""
-    rule = notification.digest
-    assert rule is not None
-    items = [item["data"] for item in digests.items(rows, digest)]
+    rule, digest = notification.digest, closed.digest
+    assert rule is not None and digest is not None
+    if closed.alone:
+        items = [notification.variables]
+    else:
+        items = [item["data"] for item in digests.items(rows, digest)]
     variables = {"key": rule.key, "count": len(items), "items": items}
     found = _of_digest(notification, rule, digest, DIGEST, at, variables)
     found = msgspec.structs.replace(found, digest=None)
@@ -95,5 +100,5 @@ def _of_digest(
         item, id=digest, step=step, event=EventRef(source=SOURCE, id=digest, type=item.event.type),
         event_at=at, position=f"digest:{digest}", template=rule.template or item.template, content=None,
         variables=variables, scheduled_at=None, waited_for=None, expires_at=None, metadata=None,
-        broadcast=None,
+        broadcast=None, attachments=None,
     )  # fmt: skip

@@ -209,12 +209,14 @@ def _notification(
     priority, category, channels = workflow.priority, workflow.category, workflow.channels
     template: str | None = workflow.template
     expires = None if workflow.expires_after is None else at + workflow.expires_after * 1000
-    content = addresses = locale = metadata = scheduled = None
+    content = addresses = locale = metadata = scheduled = attachments = None
     if request is not None:
         priority, category = request.priority or priority, request.category or category
         channels, locale = request.channels or channels, request.locale
         if request.metadata:
             metadata = request.metadata
+        if request.attachments:
+            attachments = request.attachments
         if request.expires_at is not None:
             expires = milliseconds(request.expires_at)
         if request.scheduled_at is not None:
@@ -236,7 +238,7 @@ def _notification(
         mandatory=workflow.mandatory, expires_at=expires, generation=generation, metadata=metadata,
         scheduled_at=scheduled, digest=digest, fallback=workflow.fallback or None,
         escalate=_escalations(workflow) if workflow.escalate else None,
-        throttle=_throttle(workflow) if workflow.throttle else None,
+        throttle=_throttle(workflow) if workflow.throttle else None, attachments=attachments,
     )  # fmt: skip
 
 

@@ -7,11 +7,13 @@ watches.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
 from agents import gather, rules, topics
 from agents.catalogue import Catalogue
+from agents.mailing import PLAIN, Mailing, dress
 from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
 from agents.rules import Known
@@ -71,6 +73,7 @@ class Policy(msgspec.Struct, frozen=True):
     partitions: int = 1
     page: int = 200
     per_second: float = 2_000.0
+    mailing: Mailing = PLAIN
 
 
 class Work(msgspec.Struct, gc=False):
@@ -150,18 +153,17 @@ def _decide(
     version = 0
     try:
         of = rules.known(work.rows, notification.user_id)
-        manner = DEFAULT
+        words = _NO_WORDS
         if notification.content is None:
-            version = work.catalogue.current(template_of(notification)) or 0
+            template = template_of(notification)
+            version = work.catalogue.current(template) or 0
             if not version:
-                raise _Fails(Reason.UNKNOWN_TEMPLATE, template_of(notification))
-            manner = _manner(notification, of, version, work.catalogue)
-            _check_variables(notification, version, work.catalogue)
-        renderings = _renderings(notification, version, manner, work.catalogue)
+                raise _Fails(Reason.UNKNOWN_TEMPLATE, template)
+            words = _chosen_words(notification, of, template, version, work.catalogue)
         due = _put_off_at_once(notification, of, origin.at, work.policy)
         if due is not None:
             return _put_off(notification, origin, key, work, due)
-        return _choose(notification, origin, key, work, of, version, manner, renderings)
+        return _choose(notification, origin, key, work, of, words)
     except TemplateBroken as error:
         failure, detail = Reason.TEMPLATE_FAILED, str(error)[:MAX_DETAIL]
     except _Fails as error:
@@ -259,22 +261,20 @@ def _choose(
     key: bytes,
     work: Work,
     of: Known,
-    version: int,
-    manner: Manner,
-    renderings: Renderings | None,
+    words: "_Words",
 ) -> Sequence[Send]:
-    now, rows = origin.at, work.rows
+    now, rows, manner = origin.at, work.rows, words.manner
     if of.user is None and notification.contact is None:
         pinned = against(notification, Reason.UNKNOWN_USER)
     elif notification.expires_at is not None and now >= notification.expires_at:
         pinned = against(notification, Reason.EXPIRED)
     else:
-        pinned = reached(notification, of, rows, renderings)
+        pinned = reached(notification, of, rows, words.renderings)
     notes: Sequence[Note] = ()
     counters: Sequence[rules.Counter] = ()
     if is_open(pinned):
-        if notification.digest is not None and (gathered := gather.add(notification, now, work)) is not None:
-            return _claimed(notification, origin, key, work, gathered)
+        if notification.digest is not None:
+            return _claimed(notification, origin, key, work, gather.add(notification, now, work))
         if _resumes(notification.step) < MOST_RESUMES:
             until, note = rules.quiet(notification, of, now)
             if until is not None:
@@ -292,12 +292,12 @@ def _choose(
                 saw = next((saw for _, saw, verdict in noted if verdict == rules.AGAINST), "")
                 pinned, counters = [_capped(one, reason, saw) for one in pinned], ()
     if manner is not DEFAULT:
-        notes = (*notes, *_words_chosen(notification, manner, renderings))
+        notes = (*notes, *_told_of(words))
     claim = Claim(
-        origin, notification.position, work.number, version, tuple(pinned), notes=tuple(notes),
+        origin, notification.position, work.number, words.version, tuple(pinned), notes=tuple(notes),
         manner=None if manner is DEFAULT else manner,
     )  # fmt: skip
-    sends = _emit(notification, claim, renderings)
+    sends = _emit(notification, claim, words.renderings, work.policy.mailing)
     for counter in counters:
         caps.raise_by_one(rows, counter.row, counter.counted)
     if (notification.fallback or notification.escalate) and any(one.target for one in pinned):
@@ -379,14 +379,16 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
         return _emit_instead(notification, claim, claim.instead, work.rows)
     is_sent = any(pinned.target is not None for pinned in claim.pinned)
     manner = claim.manner or DEFAULT
-    renderings = _renderings(notification, claim.version, manner, work.catalogue) if is_sent else None
-    return _emit(notification, claim, renderings)
+    renderings = None
+    if is_sent and notification.content is None:
+        renderings = _renderings(template_of(notification), claim.version, manner, work.catalogue)
+    return _emit(notification, claim, renderings, work.policy.mailing)
 
 
 def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
     sends = []
     if instead.flushes and claims.find(rows, claims.key(instead.digest or "", DIGEST)) is None:
-        sends.append(gather.whole(notification, instead.digest or "", claim.origin.at, rows))
+        sends.append(gather.whole(notification, instead, claim.origin.at, rows))
     if notification.step == COLLECT:
         return sends
     if instead.due is not None:
@@ -400,7 +402,9 @@ def _emit_instead(notification: Notification, claim: Claim, instead: Instead, ro
     return sends
 
 
-def _emit(notification: Notification, claim: Claim, renderings: Renderings | None) -> list[Send]:
+def _emit(
+    notification: Notification, claim: Claim, renderings: Renderings | None, mailing: Mailing = PLAIN
+) -> list[Send]:
     router = Router(notification, claim.origin.at)
     manner = claim.manner or DEFAULT
     contexts = Contexts(notification.variables, manner.locale, manner.zone)
@@ -421,8 +425,11 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
             words = rendered.get(channel)
             if words is None:
                 words = rendered[channel] = _words(notification, channel, renderings, contexts)
+            unsubscribe = None
+            if channel is Channel.EMAIL:
+                words, unsubscribe = dress(words, notification, pinned.target, mailing)
             message, status = router.queued(
-                pinned, words, why, has_fallback=has_fallback, variant=manner.variant
+                pinned, words, why, has_fallback=has_fallback, variant=manner.variant, unsubscribe=unsubscribe
             )
             sends.append(message)
             told.append(status)
@@ -450,40 +457,47 @@ def template_of(notification: Notification) -> str:
     return (rule.template if rule is not None else None) or notification.template or ""
 
 
-def _manner(notification: Notification, of: Known, version: int, catalogue: Catalogue) -> Manner:
-    variant = catalogue.variant_of(template_of(notification), version, notification.user_id)
-    locale = notification.locale or of.locale
-    if variant is None and locale == DEFAULT.locale and of.zone == DEFAULT.zone:
-        return DEFAULT
-    return Manner(locale, of.zone, variant)
+class _Words(NamedTuple):
+    """The words that were chosen; `renderings` is None where they came with the request."""
+
+    template: str
+    version: int
+    manner: Manner
+    renderings: Renderings | None
 
 
-def _check_variables(notification: Notification, version: int, catalogue: Catalogue) -> None:
-    """Raises _Fails for what the template's schema does not take; a digest is checked when it is whole."""
-    if notification.digest is None:
-        problems = catalogue.check(template_of(notification), version, notification.variables)
+_NO_WORDS = _Words("", 0, DEFAULT, None)
+
+
+def _chosen_words(
+    notification: Notification, of: Known, template: str, version: int, catalogue: Catalogue
+) -> _Words:
+    """Raises _Fails for variables that the template's schema does not take, and TemplateBroken."""
+    variant = catalogue.variant_of(template, version, notification.user_id)
+    locale, manner = notification.locale or of.locale, DEFAULT
+    if variant is not None or locale != DEFAULT.locale or of.zone != DEFAULT.zone:
+        manner = Manner(locale, of.zone, variant)
+    if notification.digest is None:  # else the digest is checked, when it is whole
+        problems = catalogue.check(template, version, notification.variables)
         if problems:
             raise _Fails(
                 Reason.INVALID_VARIABLES, "; ".join(f"{one.field}: {one.message}" for one in problems)
             )
+    return _Words(template, version, manner, _renderings(template, version, manner, catalogue))
 
 
-def _words_chosen(notification: Notification, manner: Manner, renderings: Renderings | None) -> list[Note]:
+def _told_of(words: _Words) -> list[Note]:
     """What there is to tell of the choice of words."""
     found: list[Note] = []
+    manner = words.manner
     if manner.variant is not None:
-        found.append(("variant", template_of(notification), manner.variant))
-    for locale in {rendering.locale for rendering in (renderings or {}).values()} - {manner.locale}:
+        found.append(("variant", words.template, manner.variant))
+    for locale in {rendering.locale for rendering in (words.renderings or {}).values()} - {manner.locale}:
         found.append(("locale", manner.locale, locale))
     return sorted(found)
 
 
-def _renderings(
-    notification: Notification, version: int, manner: Manner, catalogue: Catalogue
-) -> Renderings | None:
-    if notification.content is not None:
-        return None
-    template = template_of(notification)
+def _renderings(template: str, version: int, manner: Manner, catalogue: Catalogue) -> Renderings:
     found = catalogue.renderings(template, version, manner.locale, manner.variant)
     if found is None:
         raise TemplateBroken(f"version {version} of {template} is gone")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from agents import broadcast, plan, stops, topics
 from agents.plan import Work
 from agents.sending import Send
-from schemas.ids import hash_in, packed
+from schemas.ids import hash_in, packed, partition_of, user_hash
 from schemas.kinds import Channel, Reason, State
 from schemas.notification import (
     CANCEL,
@@ -14,6 +14,7 @@ from schemas.notification import (
     DEAD_DEVICE,
     ESCALATE,
     FAILED,
+    LIFT,
     PLAN,
     SEEN,
     SUPPRESS,
@@ -38,20 +39,31 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
             waits.drop(work.rows, id)
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
-    elif signal.kind == SUPPRESS and signal.channel is not None and signal.target_id is not None:
-        return _suppress(signal, signal.channel, signal.target_id, origin, work.rows)
+    elif signal.kind in (SUPPRESS, LIFT) and signal.channel is not None and signal.target_id is not None:
+        return _suppress(signal, signal.channel, signal.target_id, origin, work)
     elif signal.kind == DEAD_DEVICE and signal.target_id is not None and signal.since is not None:
         people.drop_device(work.rows, signal.user_id, signal.target_id, signal.since)
     return ()
 
 
-def _suppress(signal: Signal, channel: Channel, target_id: str, origin: Origin, rows: Rows) -> Sequence[Send]:
-    """Suppresses an address, and stops what is on its way there; again for the record that did so."""
-    suppressed.put(rows, signal.user_id, channel, target_id, signal.reason or "", origin.at)
-    since = suppressed.of_user(rows, signal.user_id).get(suppressed.name(channel, target_id))
-    if since != (signal.reason or "", origin.at):
-        return ()
-    return (stops.of_target(signal, channel, target_id, origin.at),)
+def _suppress(signal: Signal, channel: Channel, target_id: str, origin: Origin, work: Work) -> Sequence[Send]:
+    """Suppresses an address, and stops what is on its way there; or lifts that. A repeat stops it again.
+
+    Of a phone number every partition hears, and one of them tells the channel.
+    """
+    at = origin.at if signal.at is None else min(signal.at, origin.at)
+    reason = (signal.reason or SUPPRESS) if signal.kind == SUPPRESS else None
+    if not signal.user_id:
+        suppressed.tell_number(work.rows, target_id, reason, at)
+        now = suppressed.of_number(work.rows, target_id)
+        here = partition_of(user_hash(target_id), work.policy.partitions) == origin.partition
+        stop = stops.of_number(target_id, reason, origin.at) if here else None
+    else:
+        of = suppressed.name(channel, target_id, signal.category)
+        suppressed.tell(work.rows, signal.user_id, of, reason, at)
+        now = suppressed.of_user(work.rows, signal.user_id).get(of)
+        stop = stops.of_target(signal.user_id, channel, target_id, signal.category, reason, origin.at)
+    return () if stop is None or reason is None or now != (reason, at) else (stop,)
 
 
 def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:

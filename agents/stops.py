@@ -17,6 +17,7 @@ from schemas.message import (
     CATEGORY,
     CHANNEL,
     NOTIFICATION,
+    NUMBER,
     TARGET,
     USER,
     Message,
@@ -105,12 +106,19 @@ def newly_closed(before: Wishes, after: Wishes) -> list[What]:
     return found
 
 
-def of_target(signal: Signal, channel: Channel, target_id: str, at: int) -> Send:
-    """Stops what is for an address that is not to be used any more."""
-    stop = Stop(
-        kind=TARGET, user_id=signal.user_id, channel=channel, at=at, names=(target_id,), reason=signal.reason
-    )
-    return _send(stop, user_hash(signal.user_id))
+def of_target(
+    user_id: str, channel: Channel, target_id: str, category: str | None, reason: str | None, at: int
+) -> Send:
+    """Stops what is for an address that is not to be used any more, or for nothing of one category."""
+    names = (stops.target(target_id, category),)
+    stop = Stop(kind=TARGET, user_id=user_id, channel=channel, at=at, names=names, reason=reason)
+    return _send(stop, user_hash(user_id))
+
+
+def of_number(phone_id: str, reason: str | None, at: int) -> Send:
+    """Stops what is for a phone number, whoever has it: in every partition."""
+    stop = Stop(kind=NUMBER, user_id="", channel=Channel.SMS, at=at, names=(phone_id,), reason=reason)
+    return _send(stop, None)
 
 
 def of_notification(signal: Signal, channels: Iterable[Channel], at: int) -> list[Send]:
@@ -186,6 +194,7 @@ VERDICTS: Mapping[str, tuple[State, Reason]] = {
     CHANNEL: (State.SUPPRESSED, Reason.CHANNEL_OPTED_OUT),
     CATEGORY: (State.SUPPRESSED, Reason.CATEGORY_OPTED_OUT),
     TARGET: (State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED),
+    NUMBER: (State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED),
 }
 """What becomes of a message by the kind of what stands against it."""
 
@@ -199,4 +208,4 @@ def saw(stopped: Stopped, channel: Channel) -> str | None:
 
 def goes_on(stopped: Stopped) -> bool:
     """Whether a chain goes on elsewhere: as in planning where a channel is closed; what is cancelled ends."""
-    return stopped.kind in (CHANNEL, CATEGORY, TARGET)
+    return stopped.kind in (CHANNEL, CATEGORY, TARGET, NUMBER)

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.chain import CHAIN
 from benchmarks.comparison import ENGINE, PARTITIONS, PLANNING, Benchmark, table
+from benchmarks.delivery import DELIVERY
 from benchmarks.desk import Desk
 from benchmarks.lanes import LANES
 from benchmarks.rebalance import REBALANCE
@@ -21,7 +22,7 @@ from pipeline.broker import BrokerFailed, BrokerUnavailable, EmbeddedKafka
 HEAP_MEGABYTES = 384
 REGISTRY: dict[str, Benchmark] = {
     "engine": ENGINE, "planning": PLANNING, "chain": CHAIN, "restore": RESTORE, "rebalance": REBALANCE,
-    "lanes": LANES, "waits": WAITS,
+    "lanes": LANES, "waits": WAITS, "delivery": DELIVERY,
 }  # fmt: skip
 
 

@@ -9,16 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, intake, know, plan, redrive, remember, report, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
+from pipeline.attachments import stores
 from pipeline.delivery import Delivery
 from pipeline.engine import Record, Rewinds, Sweep, Unit, UnitApp
 from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.pool import Pool
 from pipeline.providers import registry
+from pipeline.providers.countries import country_of
 from pipeline.providers.provider import Place
+from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, DEAD_LETTER_DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -26,7 +29,7 @@ from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 from schemas.notification import FanOut, Signal
-from tables import caps, claims, effects, history, stops, watches
+from tables import caps, claims, effects, history, reports, stops, watches
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
     if role == "status":
         told = milliseconds(kept.history)
         return (
-            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told)
+            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told),
+            Sweep(reports.PREFIX, reports.forget, told),
         )  # fmt: skip
     # no message outlives its attempts but a dead letter, which may be put back as long as there is one
     stopped = milliseconds(max(kept.attempts, DEAD_LETTER_DAYS))
@@ -81,8 +85,10 @@ class Roles:
             partitions(settings, "core"),
             settings.core.broadcast_page,
             settings.core.broadcast_per_second,
+            mailing(settings),
         )
         self.pools: dict[Channel, Pool] = {}
+        self.attached = stores.attached(settings)
         self.claims_kept = milliseconds(settings.retention.claims)
 
     def names(self) -> tuple[str, ...]:
@@ -200,11 +206,13 @@ class Roles:
             order = of_channel.order or tuple(of_channel.providers)
             if not order:
                 raise SettingsError(f"channels.{channel}.providers: there is none")
-            place = Place(Path(self.settings.state_dir), self.settings.web.public_url)
+            place = Place(Path(self.settings.state_dir), self.settings.web.public_url, self.attached)
             chosen = {name: of_channel.providers[name] for name in order}
             self.pools[channel] = Pool(
                 [registry.make(name, found, place) for name, found in chosen.items()],
                 {n: one.limit_per_second * one.headroom for n, one in chosen.items() if one.limit_per_second},
+                of_channel.countries,
+                country_of,
             )
         return self.pools[channel]
 
@@ -217,7 +225,9 @@ class Roles:
         app.stage("status", name(topics.DELIVERY_STATUS), decide=self._tell, reject=reject)
 
     def _keep(self, record: Record, unit: Unit) -> None:
-        remember.remember_contents(record.value, unit)
+        found = remember.remember_contents(record.value, unit)
+        if found is not None:
+            self.wiring.send(unit, report.hear(found, origin_of(record), unit, unit.number, unit.mark))
 
     def _tell(self, record: Record, unit: Unit) -> None:
         status, changed = remember.remember_status(record.value, record.timestamp, unit)
@@ -225,6 +235,8 @@ class Roles:
             self.metrics.told(status.channel, status.state)
         if status.state in remember.SIGNALLED:
             self.wiring.send(unit, remember.signals(status, unit))
+        if early := report.catch_up(status, unit, unit.number, unit.mark):
+            self.wiring.send(unit, early)
 
 
 def __getattr__(name: str) -> Any:

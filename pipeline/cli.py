@@ -24,6 +24,7 @@ from pipeline.broker.commands import broker
 from pipeline.dead_letters import DeadLetterError, Redrive, UnknownProvider
 from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
+from pipeline.simulate import simulate_provider
 from schemas.event import milliseconds
 
 MAX_LINE = 1_000_000
@@ -56,6 +57,7 @@ def main() -> None:
 
 
 main.add_command(broker)
+main.add_command(simulate_provider)
 _config = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings; default: carillon.toml here."
 )

@@ -14,11 +14,16 @@ from urllib.parse import urlsplit
 from agents.catalogue import Catalogue
 from pipeline import __version__, state_owner, topics
 from pipeline.app import Roles
+from pipeline.attachments import stores
 from pipeline.broadcasts import cancel
 from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
+from pipeline.receipts.line import Line
+from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.secret import links
+from pipeline.receipts.vendors import calling
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
@@ -129,6 +134,7 @@ class Runner:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*[app.stop() for app in self.apps.values()], return_exceptions=True)
         await asyncio.gather(*[pool.close() for pool in self.roles.pools.values()], return_exceptions=True)
+        await self.roles.attached.close()
         await asyncio.gather(self.reader.stop(), self.control.stop())
 
 
@@ -159,13 +165,14 @@ async def until_told(on_stop: Callable[[], None] = lambda: None) -> AsyncIterato
 async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
     """Runs roles and pages until SIGINT or SIGTERM."""
     runner = Runner(settings, wanted)
-    async with until_told() as told:
+    async with until_told() as told, stores.kept(settings) as store:
         try:
             await runner.start()
             token = operator_token(settings)
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
-            tasks = Tasks.of(runner.running, settings)
+            tasks = Tasks.of(runner.running, settings, runner.roles.pools)
             public = urlsplit(settings.web.public_url)
+            line = Line(settings)
             app = server.create(
                 desk,
                 Tables(runner.held),
@@ -179,6 +186,11 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 hosts=(public.hostname,) if public.hostname else (),
                 secure=public.scheme == "https",
                 cancel=partial(cancel, settings),
+                store=store,
+                receiving=Receiving(calling(settings), line.send, runner.metrics),
+                public_url=settings.web.public_url,
+                links=links(settings),
+                send=line.send,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host
@@ -189,5 +201,6 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             finally:
                 await serving.stop()
                 await tasks.close()
+                await line.close()
         finally:
             await runner.stop()

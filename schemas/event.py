@@ -1,5 +1,6 @@
 """What comes in on `events`: CloudEvents 1.0 or our own request, read into one form."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -10,6 +11,8 @@ from msgspec import UNSET, UnsetType
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+from schemas import attachment
+from schemas.attachment import MAX_ATTACHMENTS
 from schemas.base import Frozen, encode
 from schemas.kinds import Channel, Priority, Reason
 
@@ -27,6 +30,12 @@ MAX_LEVELS = 200
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
 """Names and ids: no control characters or bidi controls, for they stand in keys, headers and logs."""
+_is_printable = re.compile(_PRINTABLE.removesuffix("$")).fullmatch
+
+
+def is_printable(text: str) -> bool:
+    """Whether a name is free of control characters and bidi controls."""
+    return _is_printable(text) is not None
 
 
 class _UserId:
@@ -107,7 +116,7 @@ class Request(Frozen):
     scheduled_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
     locale: Text | None = None
-    attachments: tuple[Text, ...] | None = None
+    attachments: tuple[Text, ...] | None = Field(default=None, max_length=MAX_ATTACHMENTS)
     metadata: dict[str, Any] | None = None
     source: Text = "carillon"
 
@@ -213,7 +222,7 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
     if request.attachments:
-        raise Unreadable("attachments: not supported by this version", Reason.NOT_SUPPORTED)
+        _check_attachments(request.attachments, max(at, milliseconds(request.scheduled_at) or 0))
     if request.scheduled_at is not None and (milliseconds(request.scheduled_at) or 0) > at + MAX_AHEAD:
         raise Unreadable(f"scheduled_at: more than {MAX_AHEAD // DAY} days ahead")
     if request.metadata and len(encode(request.metadata)) > MAX_METADATA_BYTES:
@@ -222,6 +231,17 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
     if key is None:
         key = f"{position}@{at}:{blake2b(value or b'', digest_size=8).hexdigest()}"
     return Event(request.source, key, request.event_type, request.variables, request)
+
+
+def _check_attachments(ids: Sequence[str], due: int) -> None:
+    """Raises Unreadable for what is no id, and for what may be gone when it is due."""
+    for n, text in enumerate(ids):
+        id = attachment.read(text)
+        if id is None:
+            raise Unreadable(f"attachments.{n}: not the id of an attachment")
+        if due // DAY > id.last_day:
+            last = datetime.fromtimestamp(id.last_day * attachment.DAY, UTC).date()
+            raise Unreadable(f"attachments.{n}: is kept for what is due until {last}")
 
 
 def _told_by(headers: Sequence[tuple[str, bytes | None]]) -> tuple[bool, dict[str, Any] | None]:

@@ -11,7 +11,7 @@ UserId = NewType("UserId", str)
 NotificationId = NewType("NotificationId", str)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def user_hash(user_id: str) -> int:
     """The 32 bits of murmur2 by which Kafka's default partitioner places the user."""
     return int(murmur2(user_id.encode())) & 0xFFFFFFFF
@@ -66,6 +66,12 @@ def packed(notification: str) -> bytes:
 def target_id(address: str) -> str:
     """A short name for an address or token that does not show it."""
     return blake2b(address.encode(), digest_size=6).hexdigest()
+
+
+def phone_id(phone: str) -> str:
+    """The name of a phone number, however it is written: with + or 00 or neither, with blanks and dashes."""
+    digits = "".join(c for c in phone if c.isdecimal() and c.isascii())
+    return target_id("+" + (digits.removeprefix("00") if not phone.lstrip().startswith("+") else digits))
 
 
 @lru_cache(maxsize=8_192)

@@ -39,7 +39,8 @@ class Pinned(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Instead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of a whole step that reached no channel (yet): put off until `due`, gathered, cancelled.
 
-    `digest` is the digest that it went into as item `n`; `flushes`: it filled it.
+    `digest` is the digest that it went into as item `n`; `flushes`: it filled it. `alone`: it is the only
+    item of that digest, and has no row.
     """
 
     state: State
@@ -49,6 +50,7 @@ class Instead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     digest: str | None = None
     n: int = 0
     flushes: bool = False
+    alone: bool = False
 
 
 class Manner(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -25,6 +25,7 @@ from tables import (
     effects,
     history,
     people,
+    reports,
     stops,
     suppressed,
     waits,
@@ -356,6 +357,11 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         (Part("of", TEXT, b"|"), Part("user", TEXT)), _named(*stops.Closed._fields),
     ),
     Layout(
+        "suppressed-numbers", suppressed.NUMBERS, Keeper.CORE,
+        "Phone numbers whose owner told us to stop (no reason: and to go on), by the hash of the number",
+        (Part("number", TEXT),), _named("reason", "at"),
+    ),
+    Layout(
         "digests", digests.OPEN, Keeper.CORE, "Digests that still gather",
         (Part("user", TEXT, b"\0"), Part("gathered by", TEXT)), _named(*digests.Gathered.__struct_fields__),
     ),
@@ -409,6 +415,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         "histories-by-event", history.BY_EVENT, Keeper.STATUS, "The notifications of each upstream event",
         (Part("source", TEXT, b"\0"), Part("event", TEXT, b"\0"), _NOTIFICATION), _nothing,
+    ),
+    Layout(
+        "reports", reports.PREFIX, Keeper.STATUS,
+        "What providers and readers have told of each notification", (_NOTIFICATION,), _json,
     ),
     Layout(
         "counts", history.COUNTS, Keeper.STATUS, "How many messages are in a state now, in one partition",

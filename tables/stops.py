@@ -1,7 +1,7 @@
 """Stops: what is not to be sent any more; in a channel as its last gate asks for it, in core what closed.
 
-A channel has one row of each user, and one of each notification or broadcast that was cancelled. Core keeps
-what the latest record of a person closed, to say the same again when that record comes again.
+A channel has one row of each user and phone number, and one of each notification or broadcast that was
+cancelled. Core keeps what the latest record of a person closed, to say the same when it comes again.
 """
 
 from typing import Final, NamedTuple
@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from schemas.base import encode
+from schemas.ids import phone_id
 from schemas.kinds import Channel
-from schemas.message import BROADCAST, CATEGORY, CHANNEL, NOTIFICATION, TARGET, USER, Message, Stop
+from schemas.message import BROADCAST, CATEGORY, CHANNEL, NOTIFICATION, NUMBER, TARGET, USER, Message, Stop
 from tables.rows import Rows
 
 PREFIX: Final = b"z|"
@@ -39,15 +40,20 @@ def _of_id(kind: str, id: str) -> bytes:
     return PREFIX + f"{kind}|{id}".encode()
 
 
+def target(target_id: str, category: str | None) -> str:
+    """The name of a target, for everything or for one category."""
+    return target_id if category is None else f"{target_id}:{category}"
+
+
 def put(rows: Rows, stop: Stop) -> None:
     """Keeps a stop; a repeat changes nothing, and an unknown kind stands against nothing."""
     if stop.id is not None:
         if stop.kind in (NOTIFICATION, BROADCAST) and rows.get(_of_id(stop.kind, stop.id)) is None:
             rows.put(_of_id(stop.kind, stop.id), encode(stop))
         return
-    key = _of_user(stop.user_id)
-    row = rows.get(key)
-    known = [] if row is None else _read(row)
+    is_number = stop.kind == NUMBER and stop.names is not None
+    key = _of_id(NUMBER, stop.names[0]) if is_number and stop.names else _of_user(stop.user_id)
+    known = _known(rows, key)
     new = [Stopped(stop.kind, name, stop.at, stop.reason) for name in stop.names or ("",)]
     found = known + [one for one in dict.fromkeys(new) if one not in known]
     if len(found) > len(known):
@@ -64,8 +70,10 @@ def _bounded(found: list[Stopped]) -> list[Stopped]:
 
 def against(rows: Rows, message: Message) -> Stopped | None:
     """What stands against a message: of several the earliest, so that it is the same one again later."""
-    row = rows.get(_of_user(message.user_id))
-    found = [] if row is None else [one for one in _read(row) if _is_against(one, message)]
+    known = _known(rows, _of_user(message.user_id))
+    if message.channel is Channel.SMS:
+        known = known + _known(rows, _of_id(NUMBER, phone_id(message.target)))
+    found = [one for one in known if _is_against(one, message)]
     for kind, id in ((NOTIFICATION, message.id), (BROADCAST, message.broadcast)):
         if id is not None and (stop := of_id(rows, kind, id)) is not None:
             found.append(Stopped(kind, id, stop.at))
@@ -80,8 +88,14 @@ def _is_against(one: Stopped, message: Message) -> bool:
         return True
     if message.mandatory:
         return False
-    asked = {CHANNEL: "", CATEGORY: message.category, TARGET: message.target_id}
-    return asked.get(one.kind) == one.name
+    if one.kind == TARGET:
+        return one.name in (message.target_id, target(message.target_id, message.category))
+    return one.kind in (CHANNEL, NUMBER) or (one.kind == CATEGORY and one.name == message.category)
+
+
+def _known(rows: Rows, key: bytes) -> list[Stopped]:
+    row = rows.get(key)
+    return [] if row is None else _read(row)
 
 
 def of_id(rows: Rows, kind: str, id: str) -> Stop | None:
@@ -92,7 +106,7 @@ def of_id(rows: Rows, kind: str, id: str) -> Stop | None:
 
 def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
     """Removes what was stopped before `oldest` (ms)."""
-    if not key.startswith(_of_user("")):
+    if not key.startswith((_of_user(""), _of_id(NUMBER, ""))):
         if Stop.from_json(value).at < oldest:
             rows.delete(key)
         return

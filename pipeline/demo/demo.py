@@ -1,4 +1,4 @@
-"""Runs the demo: a broker, sinks, all roles, a fresh workload, and the comparison with its prediction."""
+"""Runs the demo: a broker, simulated providers, all roles, a fresh workload, and the check of what came."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import topics
-from pipeline import __version__, sinks
+from pipeline import __version__
+from pipeline.attachments import stores
 from pipeline.broadcasts import cancel
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo import oracle
@@ -24,6 +25,7 @@ from pipeline.demo.workload import Shop, Workload
 from pipeline.providers import outbox
 from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
+from pipeline.simulator import Simulator
 from pipeline.topics import client_options, create
 from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
@@ -51,7 +53,7 @@ class Demo:
     def __init__(self, events: int, seed: int, port: int, *, stay: bool, quiet: bool) -> None:
         self.events, self.seed, self.port, self.stay, self.quiet = events, seed, port, stay, quiet
         self.seen = oracle.Outcomes()
-        self.smtp, self.webhooks = sinks.SmtpSink(), sinks.WebhookSink()
+        self.smtp, self.webhooks = Simulator("smtp"), Simulator("webhook")
         self.last_news = time.monotonic()
 
     def tell(self, line: str, *, same_line: bool = False) -> None:
@@ -77,7 +79,7 @@ class Demo:
             runner = Runner(settings)
             stack.push_async_callback(runner.stop)
             self.tell("starting the roles: " + ", ".join(runner.names))
-            now, hooks = time.time_ns() // 1_000_000, f"http://127.0.0.1:{self.webhooks.port}"
+            now, hooks = time.time_ns() // 1_000_000, self.webhooks.base_url
             load = Shop(self.seed, f"{now // 1000:x}", hooks, now).make(self.events)
             await create(settings)
             await self._send_people(settings, load)
@@ -114,12 +116,14 @@ class Demo:
         self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str
     ) -> str:
         desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
-        tasks = Tasks.of(runner.running, settings)
+        tasks = Tasks.of(runner.running, settings, runner.roles.pools)
         stack.push_async_callback(tasks.close)
+        store = await stack.enter_async_context(stores.kept(settings))
         app = server.create(
             desk, Tables(runner.held), tasks, Repairs.of(settings),
             operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
             readiness=runner.readiness, metrics=runner.metrics, cancel=partial(cancel, settings),
+            store=store,
         )  # fmt: skip
         port = self.port if _is_free(self.port) else 0
         serving, bound = await server.serve(app, settings.web.host, port)

@@ -50,7 +50,7 @@ class RecordTooLarge(ValueError):
     reason = "too_large"
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def key_hash(key: bytes) -> int:
     """The 31 bits by which Kafka's default partitioner places a key (KIP-480 keeps them)."""
     return int(murmur2(key)) & _POSITIVE

@@ -25,12 +25,13 @@ HIDDEN = OWN + b"hidden|"
 """Local only: keys that a zombie's batch overwrote in the changelog, to be written there again."""
 EPOCH_HEADER = "e"
 
-WRITE_BUFFERS = 256 << 20
+WRITE_BUFFER, WRITE_BUFFERS = 8 << 20, 256 << 20
+"""Of one database; of all."""
 CACHE = 256 << 20
 OPEN_FILES = 64
 
-_write_buffers = rocksdict.WriteBufferManager(WRITE_BUFFERS, False)
-_cache = rocksdict.Cache(CACHE)
+write_buffers = rocksdict.WriteBufferManager(WRITE_BUFFERS, False)
+cache = rocksdict.Cache(CACHE)
 
 
 def options() -> Any:
@@ -38,18 +39,24 @@ def options() -> Any:
     found = rocksdict.Options(raw_mode=True)
     found.create_if_missing(True)
     found.set_max_open_files(OPEN_FILES)
-    found.set_write_buffer_size(16 << 20)
-    found.set_write_buffer_manager(_write_buffers)
+    found.set_write_buffer_size(WRITE_BUFFER)
+    found.set_write_buffer_manager(write_buffers)
     found.set_memtable_prefix_bloom_ratio(0.05)
     found.set_memtable_whole_key_filtering(True)  # most claims are of ids that are not there yet
     found.set_keep_log_file_num(2)
     found.set_max_log_file_size(4 << 20)
     blocks = rocksdict.BlockBasedOptions()
     blocks.set_bloom_filter(10, block_based=False)
-    blocks.set_block_cache(_cache)
+    blocks.set_block_cache(cache)
     blocks.set_cache_index_and_filter_blocks(True)
     found.set_block_based_table_factory(blocks)
     return found
+
+
+def open_database(path: str) -> Any:
+    """Opens a database, or makes it, with `options()`. Raises what RocksDB does."""
+    # without column_families, rocksdict would open one that is there as it was made, and with its own cache
+    return rocksdict.Rdict(path, options(), column_families={"default": options()})
 
 
 class StoreBroken(Exception):
@@ -68,12 +75,12 @@ class Store(RocksDBStore):  # type: ignore[misc]
         path = self.partition_path(partition)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return rocksdict.Rdict(str(path), options())
+            return open_database(str(path))
         except Exception as error:
             if not is_corruption(error):
                 raise
             self.quarantine(partition, error)
-            return rocksdict.Rdict(str(path), options())
+            return open_database(str(path))
 
     def persisted_offset(self, tp: TP) -> int | None:
         try:

@@ -1,10 +1,11 @@
 """What every provider is to the rest of us, and what can be set for each."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, SecretStr
 
+from pipeline.attachments import Attached
 from pipeline.sections import Section, SettingsError
 from schemas.message import Message
 from schemas.outcome import Outcome
@@ -30,10 +31,12 @@ class HttpSettings(ProviderSettings):
 
 
 class Place(NamedTuple):
-    """Where a provider finds itself: the project's files, and the address at which vendors reach us."""
+    """Where a provider finds itself: the project's files, the address at which vendors reach us, and what to
+    fetch attachments with."""
 
     state_dir: Path
     public_url: str = ""
+    attachments: Attached | None = None
 
 
 class Provider(Protocol):
@@ -57,6 +60,18 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Lets connections go."""
+
+
+@runtime_checkable
+class Queryable(Protocol):
+    """A provider that can be asked what became of a call whose end nobody saw."""
+
+    @property
+    def ask_after(self) -> float | None:
+        """Seconds after a call from which on its answer can be trusted; None: it is not to be asked."""
+
+    async def find(self, message: Message, key: str) -> Outcome | None:
+        """Sent, where the vendor has it; None where it surely has not; else doubtful. Never raises."""
 
 
 def needed(name: str, settings: ProviderSettings, field: str) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ import aiosmtplib
 from aiosmtplib import SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from pydantic import Field, SecretStr
 
+from pipeline.attachments.attached import AGAIN_SECONDS, Attached, NotFetched
+from pipeline.attachments.store import Attachment
 from pipeline.providers import mime
 from pipeline.providers.mime import Letter, Sender, Unsendable
 from pipeline.providers.provider import Place, ProviderSettings
@@ -49,6 +51,7 @@ class Settings(ProviderSettings):
 class Stage(StrEnum):
     """How far a message came: up to BODY it was surely not sent."""
 
+    FETCH = "attachments"
     CONNECT = "connect"
     ENVELOPE = "envelope"
     BODY = "body"
@@ -114,7 +117,7 @@ class _Progress:
     __slots__ = ("stage",)
 
     def __init__(self) -> None:
-        self.stage = Stage.CONNECT
+        self.stage = Stage.FETCH
 
 
 class _Stale(Exception):
@@ -142,8 +145,10 @@ class SmtpProvider:
         plaintext: bool = False,
         tls_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
+        attachments: Attached | None = None,
     ) -> None:
         """`plaintext` allows a connection without TLS: right for loopback alone."""
+        self.attachments = attachments
         self.name, self.timeout, self._clock, self._sender = name, timeout, clock, sender
         self._from = f"FROM:<{sender.address}>".encode()
         self._host, self._port, self._username, self._password = host, port, username, password
@@ -154,23 +159,43 @@ class SmtpProvider:
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Sends once; over a second connection only where the first surely took nothing."""
-        try:
-            letter = mime.compose(message, key, self._sender)
-        except Unsendable as error:
-            return refused(str(error))
-        except Exception as error:
-            return refused(f"no e-mail can be made of it: {type(error).__name__}")
         progress = _Progress()
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout), self._attached(message) as attached:
+                letter = await self._composed(message, key, attached)
+                progress.stage = Stage.CONNECT
                 async with self._slots:
                     return await self._send(letter, progress)
+        except Unsendable as error:
+            return refused(str(error))
+        except NotFetched as error:
+            return error.outcome
         except SMTPResponseException as error:
             return judged(progress.stage, SMTPResponse(error.code, error.message))
         except (TimeoutError, OSError, SMTPException) as error:
+            if progress.stage is Stage.FETCH:  # no fault of the server's
+                return deferred(f"{Stage.FETCH}: {type(error).__name__}", AGAIN_SECONDS)
             return unanswered(progress.stage, type(error).__name__)
         except Exception as error:
             return unanswered(progress.stage, f"raised {type(error).__name__}")
+
+    def _attached(self, message: Message) -> contextlib.AbstractAsyncContextManager[Sequence[Attachment]]:
+        if not message.attachments:
+            return contextlib.nullcontext(())
+        if self.attachments is None:
+            raise Unsendable("has attachments, for which there is no store")
+        return self.attachments.held(message)
+
+    async def _composed(self, message: Message, key: str, attached: Sequence[Attachment]) -> Letter:
+        """Raises Unsendable."""
+        try:
+            if attached:  # megabytes take a while
+                return await asyncio.to_thread(mime.compose, message, key, self._sender, attached)
+            return mime.compose(message, key, self._sender)
+        except Unsendable:
+            raise
+        except Exception as error:
+            raise Unsendable(f"no e-mail can be made of it: {type(error).__name__}") from None
 
     async def _send(self, letter: Letter, progress: _Progress) -> Outcome:
         while True:
@@ -193,7 +218,7 @@ class SmtpProvider:
         options = []
         if "size" in connection.esmtp_extensions:
             most = connection.esmtp_extensions["size"]
-            if most.isdigit() and 0 < int(most) < len(letter.data):
+            if most.isascii() and most.isdigit() and 0 < int(most) < len(letter.data):
                 return refused(f"too large: {len(letter.data)} bytes of {most}")
             options.append(b"SIZE=%d" % len(letter.data))
         if letter.utf8:
@@ -281,4 +306,5 @@ def make(name: str, settings: Settings, place: Place) -> SmtpProvider:
     return SmtpProvider(
         name, host=settings.host, port=settings.port, sender=found, timeout=settings.timeout,
         username=settings.username, password=password, plaintext=is_loopback(settings.host),
+        attachments=place.attachments,
     )  # fmt: skip

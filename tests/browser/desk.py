@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from agents.catalogue import Catalogue
+from pipeline.attachments import Store
 from pipeline.broadcasts import NotCancelled
 from pipeline.explaining import Found
 from pipeline.metrics import Metrics
@@ -116,6 +117,7 @@ class Office:
     outside: Outside = field(default_factory=Outside)
     shelf: Shelf = field(default_factory=Shelf)
     groups: Groups = field(default_factory=Groups)
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         self.desk = RowsDesk(lambda: Held(dict(self.rows), self.of), self.outbox_file, clock=self.clock)
@@ -125,6 +127,7 @@ class Office:
             self.desk, self.tables, self.tasks, repairs(self.shelf, self.groups, self.clock),
             operations=self.outside, token=TOKEN, version="0.0.1-test", readiness=lambda: self.ready,
             metrics=self.metrics, hosts=self.hosts, secure=self.secure, clock=self.clock, cancel=self.cancel,
+            store=self.store,
         )  # fmt: skip
 
     async def cancel(self, broadcast: str) -> None:

@@ -12,7 +12,7 @@ from pipeline.providers import mime, registry, smtp
 from pipeline.providers.provider import Place
 from pipeline.providers.smtp import SmtpProvider, is_loopback
 from pipeline.settings import SettingsError
-from pipeline.sinks import SmtpSink
+from pipeline.simulator import Simulator
 from tests.contract.peers import (
     HOST,
     KEY,
@@ -54,7 +54,7 @@ def words(peer: Peer) -> list[str]:
 
 async def test_what_arrives_is_what_was_composed() -> None:
     text = "First\n.\n..\n.dot\n\r\nEHLO x\r\rend\u2028 of üñí text " + "long " * 300 + "\n.\r\n"
-    sink = SmtpSink()
+    sink = Simulator("smtp")
     await sink.start()
     settings = registry.settings("smtp", port=sink.port, **{"from": "Carillon <carillon@example.org>"})
     provider = registry.make("main", settings, Place(Path()))
@@ -62,7 +62,7 @@ async def test_what_arrives_is_what_was_composed() -> None:
     await provider.close()
     await sink.stop()
     assert [outcome.kind for outcome in outcomes] == ["sent", "sent"]
-    assert outcomes[0].provider_message_id == "sink1"
+    assert outcomes[0].provider_message_id == "4SIM00000001"
     # it honours no keys: two requests, two effects, and the same bytes
     assert (sink.requests, sink.effects) == ({KEY: 2}, {KEY: 2})
     letter = mime.compose(message(text=text, html=f"<p>{text}"), KEY, SENDER)
@@ -82,7 +82,7 @@ async def test_the_bytes_are_those_of_the_letter(make: MAKE) -> None:
 
 
 async def test_an_address_in_the_users_alphabet_needs_smtputf8(make: MAKE) -> None:
-    sink = SmtpSink()
+    sink = Simulator("smtp")
     await sink.start()
     assert (await make(sink.port).send(message("käthe@bücher.example"), KEY)).kind == "sent"
     await sink.stop()

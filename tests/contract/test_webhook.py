@@ -18,7 +18,7 @@ from pipeline.providers.addresses import is_public
 from pipeline.providers.provider import Place
 from pipeline.providers.webhook import WebhookProvider
 from pipeline.settings import SettingsError
-from pipeline.sinks import WebhookSink
+from pipeline.simulator import Simulator
 from schemas.kinds import Channel
 from schemas.message import Message
 from tests.contract.peers import HOST, KEY, http_script, listening, message, refusing
@@ -265,8 +265,8 @@ async def test_a_host_that_hangs_leaves_the_others_alone() -> None:
     assert outcomes.count("doubtful") >= http.CONNECTIONS_PER_HOST
 
 
-async def test_our_own_sink_verifies_and_dedupes(inside: WebhookProvider) -> None:
-    sink = WebhookSink(secret=SECRET)
+async def test_the_simulated_receiver_verifies_and_dedupes(inside: WebhookProvider) -> None:
+    sink = Simulator("webhook", secrets={"secret": SECRET})
     await sink.start()
     assert (await inside.send(hook(sink.port), KEY)).kind == "sent"
     assert (await inside.send(hook(sink.port), KEY)).kind == "sent"
@@ -274,7 +274,7 @@ async def test_our_own_sink_verifies_and_dedupes(inside: WebhookProvider) -> Non
     assert (await stranger.send(hook(sink.port), "other")).kind == "refused"
     await stranger.close()
     await sink.stop()
-    assert (sink.requests, sink.effects, sink.unsigned) == ({KEY: 2}, {KEY: 1}, 1)
+    assert (sink.requests, sink.effects, sink.counts.wrong.total()) == ({KEY: 2}, {KEY: 1}, 1)
     assert len(sink.body_hashes[KEY]) == 1
 
 

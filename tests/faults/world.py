@@ -33,13 +33,14 @@ class Sink:
     async def start(self) -> int:
         """Starts it and returns its port."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "pipeline.sinks", self.kind, "--port", "0", "--ledger", str(self.ledger),
-            "--busy", str(self.busy),
+            sys.executable, "-m", "pipeline.cli", "simulate-provider", self.kind, "--port", "0", "--json",
+            "--ledger", str(self.ledger), *([f"--fault=server_error:keys={self.busy}"] if self.busy else []),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None
         async with asyncio.timeout(SPAWN_SECONDS):
-            self.port = int(await self._process.stdout.readline())
+            told = orjson.loads(await self._process.stdout.readline())
+        self.port = int(told[self.kind].rpartition(":")[2])
         return self.port
 
     async def stop(self) -> None:

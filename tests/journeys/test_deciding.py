@@ -8,6 +8,7 @@ import pytest
 
 from agents import topics
 from agents.catalogue import Catalogue
+from agents.gather import MAX_ITEM_BYTES
 from agents.plan import Policy
 from agents.sending import Send
 from agents.versions import rolled_back
@@ -86,6 +87,18 @@ def test_what_is_scheduled_goes_out_at_its_time_and_not_a_moment_before() -> Non
     assert channels(found) == ["email", "sms", "web"]
     assert {state for state, _ in states(found).values()} == {"sent"}
     assert nothing_waits(found)
+
+
+def test_attachments_are_still_there_after_a_wait_and_not_in_a_digest() -> None:
+    id = f"{'a' * 32}-5-{NOON // 86_400_000 + 1}"
+    found = pipeline(channels=["email", "sms"])
+    ask(found, scheduled_at=rfc3339(NOON + HOUR), attachments=[id])
+    found.pass_time(HOUR)
+    assert {m.channel: m.attachments for _, m in found.provider.calls} == {"email": (id,), "sms": None}
+    found = digesting(flush_at=2)
+    for n in range(2):
+        ask(found, f"k-{n}", attachments=[id])
+    assert [message.attachments for _, message in found.provider.calls] == [None]
 
 
 def test_what_is_scheduled_then_cancelled_never_goes_out() -> None:
@@ -410,6 +423,22 @@ def test_a_digest_counts_once_against_the_cap() -> None:
         ask(found, f"k-{n}")
     found.pass_time(HOUR)
     assert len(told(found)) == 1
+
+
+def test_what_is_too_large_to_be_gathered_goes_out_at_once_as_a_digest_of_one() -> None:
+    found = digesting()
+    ask(found, "k-0")
+    large = {"order": {"id": "k-1", "notes": "x" * MAX_ITEM_BYTES}}
+    ask(found, "k-1", variables=large)
+    ask(found, "k-2")
+    assert told(found) == [("email", "k-1 ")]
+    assert states(found, "k-1") == {"": ("digested", "in_digest")}
+    found.pass_time(HOUR)
+    assert told(found) == [("email", "k-1 "), ("email", "k-0 k-2 ")]
+    assert nothing_waits(found)
+    for topic in (topics.EVENTS, topics.NOTIFICATIONS):
+        found.replay(topic)
+    assert len(told(found)) == 2
 
 
 # -- fallback

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agents import broadcast, plan, signals
 from agents.catalogue import Catalogue
+from agents.gather import MAX_ITEM_BYTES
 from agents.plan import Policy, Work
 from agents.sending import Send
 from schemas.ids import notification_id
@@ -70,8 +71,8 @@ def shaky(fates: Sequence[str], **workflow: Any) -> Shaky:
     return found
 
 
-def ask(found: Pipeline, n: int, **fields: Any) -> None:
-    found.event(request(idempotency_key=f"k-{n}", variables={"n": n}, **fields))
+def ask(found: Pipeline, n: int, more: str = "", **fields: Any) -> None:
+    found.event(request(idempotency_key=f"k-{n}", variables={"n": n, "more": more}, **fields))
 
 
 def named(n: int) -> str:
@@ -85,7 +86,9 @@ def texts(found: Pipeline) -> list[str]:
 
 @given(
     fates=fates,
-    steps=st.lists(st.sampled_from(["item", "same second", "a minute", "an hour", "again"]), max_size=30),
+    steps=st.lists(
+        st.sampled_from(["item", "large", "same second", "a minute", "an hour", "again"]), max_size=30
+    ),
     flush_at=st.integers(2, 5),
 )
 def test_a_digest_neither_drops_nor_repeats_an_item(
@@ -94,8 +97,8 @@ def test_a_digest_neither_drops_nor_repeats_an_item(
     found = shaky(fates, digest={"window": 600, "flush_at": flush_at, "template": "list"})
     count = 0
     for step in steps:
-        if step in ("item", "same second"):
-            ask(found, count)
+        if step in ("item", "same second", "large"):
+            ask(found, count, more="x" * MAX_ITEM_BYTES * (step == "large"))
             count += 1
             if step == "same second":
                 found.now -= 1

@@ -13,11 +13,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from click.testing import CliRunner, Result
 
-from pipeline import dead_letters, sinks
+from pipeline import dead_letters
 from pipeline.cli import main
 from pipeline.demo.demo import _settings
 from pipeline.run import Runner
 from pipeline.settings import Settings
+from pipeline.simulator import Simulator
 from pipeline.topics import create
 from schemas import dead_letter
 from schemas.ids import hash_in
@@ -107,14 +108,12 @@ def hook(port: int) -> bytes:
     """A request of our own without a key, for a webhook that is gone."""
     return json.dumps({
         "event_type": "told.directly", "content": {"body": "hush-4711"}, "channels": ["webhook"],
-        "recipients": [{"user_id": "u-1", "webhook_url": f"http://127.0.0.1:{port}/gone/secret"}],
+        "recipients": [{"user_id": "u-1", "webhook_url": f"http://127.0.0.1:{port}/hook/secret"}],
     }).encode()  # fmt: skip
 
 
-async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sink = sinks.WebhookSink()
+async def test_a_dead_letter_is_seen_put_back_once_and_deleted(desk: Desk) -> None:
+    sink = Simulator("webhook", faults=["410"])
     await sink.start()
     try:
         async with desk.running():
@@ -132,7 +131,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
                 desk.prefix + "dlq-events",
             }
             assert "hush" not in json.dumps(found)
-            assert "/gone/" not in json.dumps(found)
+            assert "/hook/" not in json.dumps(found)
             (letter,) = await desk.letters("--reason", "refused")
             assert letter["notification_id"]
             assert letter["attempts"] == "1"
@@ -149,7 +148,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
             # put back
             assert (await desk.told("redrive", *place, "--dry-run"))["redriven"] == 1
             assert await desk.held("dlq-webhook") == 1
-            monkeypatch.setattr(sinks, "GONE", "/never/")
+            await sink.set_faults([])
             for _ in range(2):
                 assert (await desk.told("redrive", *place))["redriven"] == 1
 
@@ -188,7 +187,7 @@ async def test_a_dead_letter_is_seen_put_back_once_and_deleted(
 
 async def test_a_redriven_message_right_behind_its_original_is_not_lost(desk: Desk) -> None:
     """Both come up at once after a kill: the original is told again, and then the redriven one is tried."""
-    sink = sinks.WebhookSink()
+    sink = Simulator("webhook")
     await sink.start()
     try:
         url = f"http://127.0.0.1:{sink.port}/gone/secret"

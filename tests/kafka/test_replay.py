@@ -25,7 +25,7 @@ from tests.kafka.engine_app import (
     outputs_by_id,
     running,
 )
-from tests.kafka.replay_scene import World, at_the_end, has_obeyed, rows
+from tests.kafka.replay_scene import World, has_obeyed, rows
 
 pytestmark = pytest.mark.kafka
 
@@ -204,33 +204,6 @@ async def test_a_skip_leaves_out_what_is_before_it(kafka: str, tmp_path: Path) -
 
 
 # -- the whole way
-
-
-async def test_everything_to_the_earliest_sends_nothing_and_changes_no_figure(
-    kafka: str, tmp_path: Path
-) -> None:
-    world = World(kafka, tmp_path)
-    async with world.running() as runner:
-        await world.people()
-        await world.settled()
-        await world.events("t.ordered", 0, 60)
-        await world.events("t.ordered", 0, 6)  # duplicates
-        await world.events("t.unwanted", 0, 6)
-        await world.events("t.shipped", 0, 6)  # its template is broken
-        await world.settled()
-        sent, before = world.sent(), {role: rows(runner, role) for role in runner.names}
-        assert 60 < len(sent) < 120
-        for role in runner.names:
-            asked = await world.told("--group", role, "--to", "earliest")
-            assert asked["again"] > 0
-            assert asked["left_out"] == 0
-        await eventually(lambda: all(has_obeyed(app) for app in runner.apps.values()), "all have obeyed")
-        await runner.wait_until_ready(30)
-        await world.settled()
-        for role in runner.names:
-            assert await at_the_end(world, role)
-        assert world.sent() == sent
-        assert {role: rows(runner, role) for role in runner.names} == before
 
 
 async def test_what_failed_for_a_broken_template_goes_out_once_when_it_is_mended_and_replayed(

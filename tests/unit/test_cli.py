@@ -80,7 +80,7 @@ def test_there_is_what_works_and_nothing_else() -> None:
     assert {spelt(words) for words in LEAVES} == {
         "broker start", "broker stop", "cancel", "config apply", "config export", "config show",
         "demo", "dlq list", "dlq purge", "dlq redrive",
-        "dlq show", "doctor", "explain", "replay", "run", "send", "topics",
+        "dlq show", "doctor", "explain", "replay", "run", "send", "simulate-provider", "topics",
     }  # fmt: skip
 
 

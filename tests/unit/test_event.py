@@ -31,6 +31,8 @@ from tests.journeys.memory import NOON
 from tests.journeys.samples import a_workflow, cloud_event, request, shop
 
 POSITION = "events-0-7"
+TODAY = NOON // 86_400_000
+FILE = f"{'a' * 32}-5-{TODAY}"
 Headers = list[tuple[str, bytes]]
 
 
@@ -238,7 +240,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"content": {"body": "b"}, "template_id": "t"}, "template_id or content"),
     ({"content": {"subject": "a", "body": "b"}, "channels": ["sms"]}, "content.subject"),
     ({"scheduled_at": "2028-10-01T08:00:00Z"}, "scheduled_at"),
-    ({"attachments": ["a"]}, "attachments"),
+    ({"attachments": ["a"]}, "attachments.0"),
+    ({"attachments": [FILE, "../x"]}, "attachments.1"),
+    ({"attachments": ["\0"]}, "attachments.0"),
+    ({"attachments": ["x" * 300]}, "attachments.0"),
+    ({"attachments": [FILE + "/"]}, "attachments.0"),
+    ({"attachments": FILE}, "attachments"),
+    ({"attachments": [FILE] * 11}, "attachments"),
+    ({"attachments": [f"{'a' * 32}-5-{TODAY - 1}"]}, "attachments.0"),
     ({"segment": "s"}, "exactly one of user_id, recipients, segment"),
     ({"locale": 5}, "locale"),
     ({"idempotency_key": 5}, "idempotency_key"),
@@ -260,8 +269,21 @@ def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str,
     assert str(refused(cloud_event(**{field: value}))).startswith(f"{field}: ")
 
 
+def test_attachments_must_last_until_they_are_due() -> None:
+    id = f"{'a' * 32}-5-{TODAY + 20}"
+    for scheduled, told in ((TODAY + 20, None), (TODAY + 21, "2026-10-11")):
+        at = datetime.fromtimestamp(scheduled * 86_400, UTC)
+        value = request(
+            attachments=[FILE.replace(str(TODAY), str(TODAY + 20)), id], scheduled_at=at.isoformat()
+        )
+        if told is None:
+            found = read_event(value, [], POSITION, NOON).request
+            assert found is not None and found.attachments == (id, id)
+        else:
+            assert str(refused(value)) == f"attachments.0: is kept for what is due until {told}"
+
+
 def test_what_this_version_does_not_do_is_told_apart() -> None:
-    assert refused(request(attachments=["a"])).reason is Reason.NOT_SUPPORTED
     event = orjson.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data_base64": "AA=="})
     assert refused(event).reason is Reason.NOT_SUPPORTED
 

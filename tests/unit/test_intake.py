@@ -234,3 +234,12 @@ def test_data_travels_whole() -> None:
     data = {"customer": {"id": "u"}, "a": [1, 2.5, None, True, "é\u2028", {"b": 1e22}], "": {}, "big": 2**63}
     (send,) = taken(cloud_event(data=data))
     assert Notification.from_json(send.value).variables == orjson.loads(orjson.dumps(data))
+
+
+def test_attachments_travel_with_the_request_that_names_them() -> None:
+    id = f"{'a' * 32}-5-{NOON // 86_400_000}"
+    value = request(attachments=[id], user_id=None, recipients=["u-1", "u-2"])
+    assert [Notification.from_json(send.value).attachments for send in taken(value)] == [(id,), (id,)]
+    for plain in (request(), request(attachments=[]), request(attachments=None, metadata={"a": 1})):
+        (send,) = taken(plain)
+        assert b"attachments" not in (send.value or b"")

@@ -114,3 +114,16 @@ def test_a_message_carries_what_delivery_needs_of_its_notification() -> None:
     assert {channel: content.text for channel, content in words.items()} == {"sms": "Order C-1"}
     told = Status.from_json(status.value)
     assert (told.state, told.target_id, told.workflow) == ("queued", message.target_id, "order-confirmed")
+
+
+def test_attachments_go_with_the_e_mail_alone() -> None:
+    ids = ("a", "b")
+    notification = a_notification(
+        contact={"email": "ada@example.com", "phone": "+15550100"}, channels=["email", "sms"], attachments=ids
+    )
+    work = Work(MemoryRows(), 5, 4, Catalogue(templates=[a_template()]))
+    sends = plan(notification, an_origin(), work)
+    messages = [Message.from_json(send.value) for send in sends if send.topic in topics.MESSAGES.values()]
+    assert {one.channel: one.attachments for one in messages} == {"email": ids, "sms": None}
+    without = plan(a_notification(contact={"email": "ada@example.com"}), an_origin(), work)
+    assert not [send for send in without if b"attachments" in (send.value or b"")]

@@ -140,6 +140,8 @@ def example(setting: pages.Setting, tmp_path: Path) -> str:
         return str(tmp_path / "secret")
     if "up to 1," in f"{words},":
         return "0.5"
+    if setting.path[-1] == "countries":
+        return '{"DE": ["main"]}'
     kind = words.partition(",")[0].partition(":")[0]
     return {
         "text": "words", "secret": SECRET, "path": "somewhere", "whole number": "7", "number": "7.5",
@@ -166,6 +168,23 @@ def test_an_order_is_json_or_names_with_commas_between(monkeypatch: pytest.Monke
     assert load().channels[Channel.SMS].order == ("second", "main")
 
 
+def test_a_countrys_order_names_providers_of_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAIN", "SECOND"):
+        monkeypatch.setenv(f"CARILLON_CHANNELS__SMS__PROVIDERS__{name}__KIND", "outbox")
+    variable = "CARILLON_CHANNELS__SMS__COUNTRIES__"
+    monkeypatch.setenv(variable + "DE", "second,main")
+    assert load().channels[Channel.SMS].countries == {"DE": ("second", "main")}
+    monkeypatch.setenv(variable + "FR", "third")
+    assert refused() == "channels.sms: countries.FR: 'third' is not among main, second"
+    monkeypatch.setenv(variable + "FR", "")
+    assert refused() == "channels.sms: countries.FR: nobody is named"
+    monkeypatch.delenv(variable + "FR")
+    monkeypatch.setenv(variable + "FRANCE", "main")
+    assert (
+        refused() == "channels.sms: countries: 'FRANCE' is no country; two letters name one, as DE (ISO 3166)"
+    )
+
+
 @pytest.mark.parametrize("value", ["12345678", "true", "null", '["x"]', '{"a": 1}', "1e5"])
 def test_a_secret_that_looks_like_json_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(MAIN_VARIABLE + "KIND", "smtp")
@@ -182,7 +201,7 @@ def test_a_section_may_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (load().kafka.topic_prefix, load().kafka.partitions) == ("x.", {"core": 3})
 
 
-@pytest.mark.parametrize("name", ["FAILPOINT", "FAILPOINT_LOG", "MAVEN_REPOSITORY", "SINK_SECRET"])
+@pytest.mark.parametrize("name", ["FAILPOINT", "FAILPOINT_LOG", "MAVEN_REPOSITORY", "SIMULATOR_SECRETS"])
 def test_variables_of_other_parts_are_let_through(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(ENV_PREFIX + name, "x")
     load()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents import deliver, know, signals, stops, topics
 from agents.catalogue import Catalogue
-from agents.plan import Work
+from agents.plan import Policy, Work
 from agents.sending import Send
 from pipeline.app import Roles
 from pipeline.metrics import Metrics
@@ -18,10 +18,10 @@ from pipeline.settings import given as settings_of
 from schemas import outcome
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
-from schemas.ids import user_hash
+from schemas.ids import phone_id, user_hash
 from schemas.kinds import Channel, Doubt, Reason, State
-from schemas.message import BROADCAST, CATEGORY, CHANNEL, NOTIFICATION, TARGET, USER, Stop
-from schemas.notification import CANCEL_BROADCAST, SUPPRESS, Signal
+from schemas.message import BROADCAST, CATEGORY, CHANNEL, NOTIFICATION, NUMBER, TARGET, USER, Stop
+from schemas.notification import CANCEL_BROADCAST, LIFT, SUPPRESS, Signal
 from schemas.status import Status
 from tables import effects
 from tables import stops as table
@@ -48,10 +48,21 @@ STOPS = {
     "address": (
         a_stop(TARGET, "t-1", reason="bounced"), State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED, "bounced",
     ),
+    "address, of a category": (
+        a_stop(TARGET, "t-1:orders", reason="unsubscribed"), State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED,
+        "unsubscribed",
+    ),
+    "number": (
+        Stop(
+            kind=NUMBER, user_id="", channel=Channel.SMS, at=CLOSED, names=(phone_id("0015550100"),),
+            reason="unsubscribed",
+        ), State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED, "unsubscribed",
+    ),
     "user": (a_stop(USER), State.SUPPRESSED, Reason.USER_ERASED, None),
     "notification": (a_stop(NOTIFICATION, id=ID), State.CANCELLED, Reason.CANCELLED, None),
     "broadcast": (a_stop(BROADCAST, id="b-1"), State.CANCELLED, Reason.CANCELLED, None),
 }  # fmt: skip
+WISHES = {"channel", "category", "address", "address, of a category", "number"}
 every_stop = pytest.mark.parametrize("name", STOPS)
 
 
@@ -122,15 +133,15 @@ def test_what_was_planned_later_was_decided_with_it_and_goes(name: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [{"user_id": "u-2"}, {"category": "other"}, {"target_id": "t-2"}, {"id": ID[:-1] + "0"},
-     {"broadcast": None}],
+     {"broadcast": None}, {"target": "+15550101"}],
 )  # fmt: skip
 def test_what_a_stop_does_not_name_goes(fields: dict[str, Any]) -> None:
     worker = Worker(**fields)
-    of_it = {"user_id": USER, "category": CATEGORY, "target_id": TARGET, "id": NOTIFICATION,
-             "broadcast": BROADCAST}  # fmt: skip
+    of_it = {"user_id": USER, "category": CATEGORY, "target_id": TARGET, "target": NUMBER,
+             "id": NOTIFICATION, "broadcast": BROADCAST}  # fmt: skip
     (name,) = fields
-    (stop,) = [stop for stop, *_ in STOPS.values() if stop.kind == of_it[name]]
-    worker.hear(stop)
+    for stop in [stop for stop, *_ in STOPS.values() if stop.kind == of_it[name]]:
+        worker.hear(stop)
     assert worker.admit() == (True, [])
 
 
@@ -138,7 +149,7 @@ def test_what_a_stop_does_not_name_goes(fields: dict[str, Any]) -> None:
 def test_mandatory_ones_pass_the_wishes_as_in_planning(name: str) -> None:
     worker = Worker(mandatory=True)
     worker.hear(STOPS[name][0])
-    assert worker.admit()[0] == (name in {"channel", "category", "address"})
+    assert worker.admit()[0] == (name in WISHES)
 
 
 @every_stop
@@ -192,7 +203,7 @@ def test_a_chain_goes_on_where_planning_would_have_and_not_from_what_is_cancelle
     worker.hear(STOPS[name][0])
     _, sends = worker.admit()
     told = [send for send in sends if send.topic == topics.NOTIFICATIONS]
-    assert bool(told) == (name in {"channel", "category", "address"})
+    assert bool(told) == (name in WISHES)
 
 
 # -- a cancel says whether it was in time
@@ -349,6 +360,44 @@ def test_a_suppressed_address_is_stopped_by_the_signal_that_did_it() -> None:
     assert stop == a_stop(TARGET, "t-1", reason="bounced")
     assert signals.hear(signal, Origin("notifications", 0, 1, CLOSED), work) == first
     assert signals.hear(signal, Origin("notifications", 0, 2, CLOSED + 1), work) == ()
+
+
+def test_what_is_suppressed_already_or_lifted_since_stops_nothing_more() -> None:
+    rows = MemoryRows()
+    work = Work(rows, 1, 0, Catalogue())
+
+    def hear(kind: str, offset: int, at: int | None, **fields: Any) -> Sequence[Send]:
+        signal = Signal(
+            kind=kind,
+            id=ID,
+            user_id="u-1",
+            channel=Channel.SMS,
+            target_id="t-1",
+            reason="bounced",
+            at=at,
+            **fields,
+        )
+        return signals.hear(signal, Origin("notifications", 0, offset, CLOSED + offset), work)
+
+    (stop,) = heard(list(hear(SUPPRESS, 0, CLOSED - 5, category="orders")))
+    assert stop == a_stop(TARGET, "t-1:orders", reason="bounced")
+    assert hear(SUPPRESS, 1, CLOSED - 4, category="orders") == ()
+    assert hear(LIFT, 2, None, category="orders") == ()
+    assert hear(SUPPRESS, 3, CLOSED - 5, category="orders") == ()
+
+
+def test_a_phone_number_is_stopped_everywhere_by_one_partition_of_core() -> None:
+    number = phone_id("+15550100")
+    signal = Signal(
+        kind=SUPPRESS, id="", user_id="", channel=Channel.SMS, target_id=number, reason="unsubscribed"
+    )
+    sends = []
+    for partition in range(4):
+        work = Work(MemoryRows(), 1, 0, Catalogue(), policy=Policy(partitions=4))
+        sends += signals.hear(signal, Origin("notifications", partition, 1, CLOSED), work)
+    (send,) = sends
+    assert (send.topic, send.everywhere) == ("sms-notifications-express", True)
+    assert stops.read(send.value) == STOPS["number"][0]
 
 
 def test_a_broadcasts_cancel_goes_to_every_partition_of_every_channel_from_one_of_core() -> None:
