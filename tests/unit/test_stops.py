@@ -391,7 +391,7 @@ def test_a_phone_number_is_stopped_everywhere_by_one_partition_of_core() -> None
     signal = Signal(
         kind=SUPPRESS, id="", user_id="", channel=Channel.SMS, target_id=number, reason="unsubscribed"
     )
-    sends = []
+    sends: list[Send] = []
     for partition in range(4):
         work = Work(MemoryRows(), 1, 0, Catalogue(), policy=Policy(partitions=4))
         sends += signals.hear(signal, Origin("notifications", partition, 1, CLOSED), work)
