@@ -279,6 +279,8 @@ def topics() -> str:
         key, what = WHAT[plain(topic.name)]
         if topic.name != plain(topic.name):
             what = f"the express lane of {code(plain(topic.name))}"
+            if plain(topic.name) in names.MESSAGES.values():
+                what += ", and what is to be stopped there"
         rows.append([code(topic.name), str(topic.partitions), kept(topic), key, what])
     return "\n".join([MADE, "", TOPICS, table(["topic", "partitions", "keeps", "key", "what"], rows), ""])
 

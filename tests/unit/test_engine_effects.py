@@ -137,3 +137,35 @@ def test_an_idle_task_does_not_spin_and_one_that_waits_for_a_token_comes_in_time
     task = task_of("in")
     task.stage.room, task.stage.ready_in = room, ready_in  # type: ignore[misc]
     assert task.pause == seconds
+
+
+def test_at_an_assignment_the_first_topic_is_read_to_its_end_before_the_others() -> None:
+    task = task_of("express", "plain")
+    task.gates = {TP("express", 0): 3}
+    task.app.gates = {"express"}
+    offer(task, "plain", range(4))
+    task.consumer.read = {TP("express", 0): 0}
+    assert admit(task) == []
+    offer(task, "express", range(3))
+    task.consumer.read = {TP("express", 0): 3}
+    assert [call.record.topic for call in admit(task)] == ["express"] * 3 + ["plain"] * 4
+
+
+def test_the_first_topic_does_not_keep_the_others_where_it_waits_itself_for_a_slow_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(effects, "SPAN", 2)
+    task = task_of("express", "plain", window=3)
+    task.gates, task.consumer.read = {TP("express", 0): 9}, {TP("express", 0): 9}
+    task.app.gates = {"express"}
+    offer(task, "express", range(9))
+    offer(task, "plain", range(1))
+    _, *others = admit(task)
+    admitted = [*others]
+    while others and others[-1].record.topic == "express":
+        for call in others:
+            task.close_effect(call)
+        others = admit(task)
+        admitted += others
+    assert [call.record.topic for call in admitted].count("plain") == 1
+    assert len(task.by_topic["express"]) > 0
