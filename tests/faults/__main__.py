@@ -10,7 +10,7 @@ import click
 import orjson
 
 from pipeline.broker import EmbeddedKafka
-from tests.faults import broadcast, delivery
+from tests.faults import broadcast, delivery, outage, rates
 from tests.faults.crowd import Crowd
 from tests.faults.loop import Loop
 from tests.faults.mutants import MUTANTS, OF_DELIVERY, caught
@@ -46,7 +46,9 @@ async def _one(
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4))
 @click.option("--mutants/--no-mutants", default=True, show_default=True)
 @click.option("--mutant", "only", type=click.Choice(sorted(MUTANTS | OF_DELIVERY)), help="Just this mutant.")
-@click.option("--only", "part", type=click.Choice(["broadcast", "delivery"]), help="Just this part.")
+@click.option(
+    "--only", "part", type=click.Choice(["broadcast", "delivery", "outage", "rates"]), help="Just this part."
+)
 @click.option("--users", default=200_000, show_default=True, type=click.IntRange(1_000, 10_000_000))
 @click.option("--json", "as_json", is_flag=True)
 def main(
@@ -63,6 +65,10 @@ def main(
         raise click.BadParameter("not of this part", param_hint="--mutant")
     if part == "delivery":
         sys.exit(delivery.main(seed, only, mutants=mutants, as_json=as_json))
+    if part == "outage":
+        sys.exit(outage.main(events, as_json=as_json))
+    if part == "rates":
+        sys.exit(rates.main(as_json=as_json))
     if part is not None:
         sys.exit(broadcast.main(users, as_json=as_json))
     figures: dict[str, Any] = {"seed": seed}

@@ -35,20 +35,20 @@ LOG_END = 4_000
 
 def configure(
     bootstrap: str, directory: Path, channels: Mapping[str, Any], *, session: float = SESSION_SECONDS,
-    count: int = PARTITIONS, **more: Any,
+    count: int = PARTITIONS, more: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Writes a carillon.toml with these channels; the others stay as in development."""
-    config = directory / "carillon.toml"
+    config, prefix = directory / "carillon.toml", f"{directory.parent.name}-{directory.name}-"
     told = {
         "state_dir": str(directory / "state"),
         "log_level": "warning",
         "kafka": {
             "bootstrap_servers": bootstrap, "session_timeout": session,
-            "partitions": dict.fromkeys(ROLES, count), "topic_prefix": f"{directory.parent.name}-{directory.name}-",
+            "partitions": dict.fromkeys(ROLES, count), "topic_prefix": prefix,
         },
         "web": {"port": 0},
         "channels": dict(channels),
-        **more,
+        **(more or {}),
     }  # fmt: skip
     config.write_text(tomli_w.dumps(told))
     return config
@@ -116,6 +116,10 @@ class Ground:
         topic = self.topic(name)
         sent = [await self._producer.send(topic, value, key=user.encode()) for user, value in rows]
         await asyncio.gather(*sent)
+
+    async def put(self, name: str, user: str, value: bytes) -> None:
+        """Sends one value, and does not wait for it."""
+        await self._producer.send(self.topic(name), value, key=user.encode())
 
     async def send_messages(self, messages: Sequence[Message]) -> None:
         """Puts messages of one channel on its topic."""

@@ -33,7 +33,7 @@ POINTS = (
 SELDOM = ("commit", "timers")
 RANDOM = 3
 """Lives that end at some moment."""
-RANDOM_SECONDS = (0.0, 1.5)
+RANDOM_SECONDS = (0.0, 0.5)
 """After the first sign of work."""
 POINT_SECONDS = 20.0
 TRIES = 3
@@ -209,7 +209,7 @@ FIGURES = (
 
 
 def _judged_gone(one: Asked, effects: int, seen: Seen, state: State | None, *, in_doubt: bool) -> list[str]:
-    """What is refused for good has a dead letter, and core goes on; unless nobody knows how the call ended."""
+    """What is refused for good has a dead letter, and core is told; unless nobody knows how a call ended."""
     wrong = [f"{one.key}: an effect at a target that is gone"] if effects else []
     if in_doubt:
         return wrong
@@ -302,9 +302,8 @@ class Play:
             self.while_work_remained += left > 0
             self.died[point] += by_itself
             ground.check()
-            tell(
-                f"{self.kind.name}: died of {point if by_itself else 'a kill'}, {left} of {len(self.promises)} left"
-            )
+            cause, all_of_them = point if by_itself else "a kill", len(self.promises)
+            tell(f"{self.kind.name}: died of {cause}, {left} of {all_of_them} left")
             if by_itself or point == "random":
                 return
 

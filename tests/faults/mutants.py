@@ -136,7 +136,7 @@ def call_before_attempt() -> None:
             begun.add(id(call))
             begin(self, call)
         if unit.calls:
-            await asyncio.sleep(CALL_SECONDS)
+            await asyncio.wait(self.calls, return_when=asyncio.FIRST_COMPLETED)
         await land(self, unit, ended=ended)
 
     def begin_others(self: EffectTask, call: Any) -> None:
@@ -158,10 +158,6 @@ def policy_ignored() -> None:
         return resolve(again, *args, **options)
 
     deliver._resolve_cut_off = call_again
-
-
-CALL_SECONDS = 0.05
-"""A call's request is on its way by then."""
 
 
 class Mutant(NamedTuple):
