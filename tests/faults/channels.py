@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError
 
 from agents import topics
 from pipeline.settings import load
-from pipeline.topics import ROLES, client_options, create, group, partitions
-from schemas.ids import notification_id, target_id
+from pipeline.topics import ROLES, client_options, counts, create, group, partitions
+from schemas.ids import notification_id, partition_of, target_id, user_hash
 from schemas.kinds import Channel, Doubt, Priority
 from schemas.message import Message
 from schemas.notification import EventRef
@@ -111,10 +111,18 @@ class Ground:
         finally:
             await consumer.stop()
 
-    async def send(self, name: str, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Sends values by user to a topic, and returns when the broker has them."""
-        topic = self.topic(name)
-        sent = [await self._producer.send(topic, value, key=user.encode()) for user, value in rows]
+    async def send(self, name: str, rows: Iterable[tuple[str, bytes]], suffix: str = "") -> None:
+        """Sends values by user to a topic, and returns when the broker has them.
+
+        `suffix` is what follows the user's name in the key; the partition is the user's.
+        """
+        topic, count = self.topic(name), counts(self.settings)[name]
+        sent = [
+            await self._producer.send(
+                topic, value, key=f"{user}{suffix}".encode(), partition=partition_of(user_hash(user), count)
+            )
+            for user, value in rows
+        ]
         await asyncio.gather(*sent)
 
     async def put(self, name: str, user: str, value: bytes) -> None:

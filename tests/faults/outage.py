@@ -32,7 +32,7 @@ from tests.faults.channels import (
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.world import Sink, Worker
 
-PUSH = KINDS["webhook"]
+PUSH = KINDS["fcm"]
 """What the pushes go through."""
 MAIL = KINDS["smtp"]
 NAMES = ("first", "second")
@@ -50,6 +50,7 @@ FLOOR_MS = 20
 """A calm figure below this is no better: it is the clock's and the scheduler's."""
 READY_SECONDS = 90.0
 SETTLE_SECONDS = 150.0
+ENDED = {State.SENT, State.FAILED}
 TIMEOUT = 5.0
 """Of a call to a provider of e-mail."""
 
@@ -160,7 +161,7 @@ class Outage:
         self.directory = directory / "outage"
         self.directory.mkdir()
         self.mails = [Sink(MAIL.name, self.directory / f"mail-{name}") for name in NAMES]
-        self.pushes = Sink(push.name, self.directory / "push", (), push.secrets)
+        self.pushes = Sink(push.name, self.directory / "push")
         self.seen = Seen()
         self.made = 0
         self.mails_made: list[Planned] = []
@@ -184,7 +185,9 @@ class Outage:
             topics.DELIVERY_STATUS: self.seen.status, topics.DEAD_MESSAGES[Channel.EMAIL]: self.seen.letter
         }  # fmt: skip
         async with self.ground.open(hear):
-            await self.ground.send(topics.USERS, [self._user(n) for n in range(USERS)])
+            users = [f"user-{n}" for n in range(USERS)]
+            await self.ground.send(topics.USERS, [(user, self._user(user)) for user in users])
+            await self.ground.send(topics.DEVICES, [(user, self._device(user)) for user in users], "\0phone")
             try:
                 await worker.start()
                 await self._flow(WARM, 1.0)
@@ -222,9 +225,9 @@ class Outage:
         await asyncio.gather(*[sink.set_faults(*faults) for sink in self.mails])
 
     async def _wait(self, what: str, seconds: float) -> None:
-        """Until every e-mail that was asked for is said to be sent."""
+        """Until every e-mail that was asked for has been sent or given up."""
         await self.ground.until(
-            lambda: all(self.seen.states.get(one.id) is State.SENT for one in self.mails_made), what, seconds
+            lambda: all(self.seen.states.get(one.id) in ENDED for one in self.mails_made), what, seconds
         )
 
     async def _flow(self, count: int, seconds: float) -> list[Planned]:
@@ -243,10 +246,12 @@ class Outage:
             await self.ground.put(topics.EVENTS, user, orjson.dumps(event))
         return planned
 
-    def _user(self, n: int) -> tuple[str, bytes]:
-        user = f"user-{n}"
-        url = self.push.good(self.pushes.url, user)
-        return user, orjson.dumps({"user_id": user, "email": MAIL.good("", user), "webhook_url": url})
+    def _user(self, user: str) -> bytes:
+        return orjson.dumps({"user_id": user, "email": MAIL.good("", user)})
+
+    def _device(self, user: str) -> bytes:
+        token = self.push.good(self.pushes.url, user)
+        return orjson.dumps({"user_id": user, "token": token, "platform": self.push.platform})
 
     def _configured(self) -> Path:
         channels = [str(Channel.EMAIL), str(self.push.channel)]

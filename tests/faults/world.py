@@ -29,17 +29,14 @@ SPAWN_SECONDS = 30.0
 class Sink:
     """A sink in a process of its own, never killed by the loop; its ledger is on disk before it answers."""
 
-    def __init__(
-        self, kind: str, ledger: Path, faults: Sequence[str] = (), secrets: Sequence[str] = ()
-    ) -> None:
-        self.kind, self.ledger, self.faults, self.secrets = kind, ledger, faults, secrets
+    def __init__(self, kind: str, ledger: Path, faults: Sequence[str] = ()) -> None:
+        self.kind, self.ledger, self.faults = kind, ledger, faults
         self.port, self.url, self._page = 0, "", ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> int:
         """Starts it and returns its port."""
         options = [f"--fault={word}" for word in self.faults]
-        options += [f"--secret={self.kind}.{secret}" for secret in self.secrets]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "pipeline.cli", "simulate-provider", self.kind, "--port", "0", "--json",
             "--page-port", "0", "--ledger", str(self.ledger), *options,

@@ -6,8 +6,8 @@ import pytest
 
 from schemas.kinds import Doubt, State
 from tests.faults import outage, rates
-from tests.faults.delivery import Asked, Doubted, Ledger, Promise, Seen, judge, table
-from tests.faults.kinds import ALL, Can
+from tests.faults.delivery import PLAYED, Asked, Doubted, Ledger, Promise, Seen, judge, table
+from tests.faults.kinds import ALL, KINDS, Can
 from tests.faults.outage import Planned
 from tests.faults.rates import Phase
 
@@ -106,12 +106,18 @@ def test_the_retries_of_a_target_are_counted_as_its_own() -> None:
     assert (found.requests, found.effects) == ({KEY: 2}, {KEY: 2})
 
 
-def test_a_blind_provider_stands_in_the_table_under_both_policies() -> None:
+ALL_PROMISES = {
+    Can.KEYED: [Promise.ONCE],
+    Can.QUERYABLE: [Promise.AT_LEAST_ONCE, Promise.ONCE],
+    Can.BLIND: [Promise.AT_LEAST_ONCE, Promise.AT_MOST_ONCE],
+}
+
+
+def test_both_policies_are_played_where_no_key_settles_a_doubt() -> None:
     rows = table(ALL)
     for kind in ALL:
-        promises = [row.promise for row in rows if row.kind == kind.name]
-        both = [Promise.AT_LEAST_ONCE, Promise.AT_MOST_ONCE]
-        assert promises == (both if kind.can is Can.BLIND else [Promise.ONCE])
+        assert [row.promise for row in rows if row.kind == kind.name] == ALL_PROMISES[kind.can]
+    assert {KINDS[name].can for name in PLAYED} == set(Can)
 
 
 # the outage
