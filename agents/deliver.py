@@ -65,13 +65,18 @@ class Admitted(NamedTuple):
     attempt: Attempt | None
     sends: Sequence[Send] = ()
     later: float | None = None
+    asks: bool = False
+    """Whether the last call there may have been taken, so that it is asked first, if it can be."""
 
 
 class Providers(Protocol):
     """Who could be called for a message."""
 
     def honours_keys(self, provider: str) -> bool:
-        """Whether a second call there with the same key has no second effect; False where it is unknown."""
+        """Whether a doubt can be settled there, by the key or by asking; False where it is unknown."""
+
+    def settles_after(self, provider: str) -> float:
+        """Seconds after a call from which on its doubt can be settled there."""
 
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         """Who is called now; else the seconds until someone may be; None: nobody ever takes such a message.
@@ -126,10 +131,13 @@ def admit(
             if result.kind == "deferred":
                 again = [*again, _expired(message, result)]
             return Admitted(None, again)
+        in_doubt = keyed and result.kind == "doubtful"
+        if in_doubt and (soon := _unsettled(providers, result.provider, result.at, now)):
+            return Admitted(None, (), soon)
         chosen = _choose_after(result, providers, asked, keyed=keyed)
         attempted = _attempt(parcel, rows, last.n + 1, now, chosen, again)
         if attempted is not None:
-            return attempted
+            return attempted._replace(asks=in_doubt)
     if parcel.redrive is not None and result.kind in FAILURES:
         reopened = _reopen(parcel, parcel.redrive, result, rows, now, providers, expired=expired)
         if reopened is not None:
@@ -146,6 +154,11 @@ def _choose_after(
     if result.kind == "deferred":
         return providers.choose(after=result.provider, only=asked)
     return providers.choose(only=result.provider if keyed else asked)
+
+
+def _unsettled(providers: Providers, provider: str, at: int, now: int) -> float:
+    """Seconds until the doubt of a call of `at` can be settled; 0: now."""
+    return max(0.0, at / 1000 + providers.settles_after(provider) - now / 1000)
 
 
 def _is_anothers(parcel: Parcel, result: Result | None, rows: Rows) -> bool:
@@ -241,10 +254,12 @@ def _resolve_cut_off(
     """
     keyed = providers.honours_keys(last.provider)
     if keyed and not expired:
+        if soon := _unsettled(providers, last.provider, last.at, now):
+            return Admitted(None, (), soon)
         so_far = _implied_so_far(parcel, rows, last.n)
         attempted = _attempt(parcel, rows, last.n + 1, now, providers.choose(only=last.provider), so_far)
         if attempted is not None:
-            return attempted
+            return attempted._replace(asks=True)
     goes_on = not expired and parcel.message.doubt is Doubt.AT_LEAST_ONCE
     chosen = providers.choose(only=asked) if goes_on else None
     if chosen is not None and not isinstance(chosen, str):
@@ -291,12 +306,14 @@ def settle(
     jitter: float,
     counts: bool = True,
     elsewhere: bool = False,
+    settles_after: float = 0.0,
 ) -> tuple[Sequence[Send], float | None]:
     """Writes how a call ended; what to send, and the seconds until the next attempt (None: it is over).
 
     `jitter` is a random number from 0 to 1 (full jitter: https://aws.amazon.com/blogs/architecture/
     exponential-backoff-and-jitter/). `counts`: whether it uses up one of the message's attempts;
-    `elsewhere`: another provider may be called at once where this one surely did not send.
+    `elsewhere`: another provider may be called at once where this one surely did not send; `settles_after`:
+    seconds from which on a doubt can be settled where it arose.
     """
     all_of_them = attempt.n - effects.counted_from(rows, parcel.effect)
     before = effects.result(rows, parcel.effect, attempt.n - 1) if all_of_them > 1 else None
@@ -314,7 +331,8 @@ def settle(
         return sends, 0.0
     if outcome.retry_after is not None:
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
-    return sends, min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
+    wait = min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
+    return sends, max(wait, settles_after) if outcome.kind == "doubtful" else wait
 
 
 def _expired(message: Message, after: Result | None) -> Send:

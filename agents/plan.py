@@ -13,6 +13,7 @@ import msgspec
 
 from agents import gather, rules, topics
 from agents.catalogue import Catalogue
+from agents.mailing import PLAIN, Mailing, dress
 from agents.render import Contexts, Rendering, TemplateBroken, render
 from agents.route import Router
 from agents.rules import Known
@@ -72,6 +73,7 @@ class Policy(msgspec.Struct, frozen=True):
     partitions: int = 1
     page: int = 200
     per_second: float = 2_000.0
+    mailing: Mailing = PLAIN
 
 
 class Work(msgspec.Struct, gc=False):
@@ -295,7 +297,7 @@ def _choose(
         origin, notification.position, work.number, words.version, tuple(pinned), notes=tuple(notes),
         manner=None if manner is DEFAULT else manner,
     )  # fmt: skip
-    sends = _emit(notification, claim, words.renderings)
+    sends = _emit(notification, claim, words.renderings, work.policy.mailing)
     for counter in counters:
         caps.raise_by_one(rows, counter.row, counter.counted)
     if (notification.fallback or notification.escalate) and any(one.target for one in pinned):
@@ -380,7 +382,7 @@ def emit(notification: Notification, claim: Claim, work: Work) -> Sequence[Send]
     renderings = None
     if is_sent and notification.content is None:
         renderings = _renderings(template_of(notification), claim.version, manner, work.catalogue)
-    return _emit(notification, claim, renderings)
+    return _emit(notification, claim, renderings, work.policy.mailing)
 
 
 def _emit_instead(notification: Notification, claim: Claim, instead: Instead, rows: Rows) -> list[Send]:
@@ -400,7 +402,9 @@ def _emit_instead(notification: Notification, claim: Claim, instead: Instead, ro
     return sends
 
 
-def _emit(notification: Notification, claim: Claim, renderings: Renderings | None) -> list[Send]:
+def _emit(
+    notification: Notification, claim: Claim, renderings: Renderings | None, mailing: Mailing = PLAIN
+) -> list[Send]:
     router = Router(notification, claim.origin.at)
     manner = claim.manner or DEFAULT
     contexts = Contexts(notification.variables, manner.locale, manner.zone)
@@ -421,8 +425,11 @@ def _emit(notification: Notification, claim: Claim, renderings: Renderings | Non
             words = rendered.get(channel)
             if words is None:
                 words = rendered[channel] = _words(notification, channel, renderings, contexts)
+            unsubscribe = None
+            if channel is Channel.EMAIL:
+                words, unsubscribe = dress(words, notification, pinned.target, mailing)
             message, status = router.queued(
-                pinned, words, why, has_fallback=has_fallback, variant=manner.variant
+                pinned, words, why, has_fallback=has_fallback, variant=manner.variant, unsubscribe=unsubscribe
             )
             sends.append(message)
             told.append(status)

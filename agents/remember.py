@@ -10,10 +10,11 @@ from schemas.base import RecordUnreadable, problem
 from schemas.broadcast import Progress
 from schemas.event import Unreadable
 from schemas.ids import user_hash
-from schemas.kinds import Priority, State
+from schemas.kinds import Channel, Priority, State
 from schemas.message import Contents
 from schemas.notification import SEEN, SUPPRESS, Signal
-from schemas.status import Status
+from schemas.report import Report
+from schemas.status import Status, milliseconds
 from tables import broadcasts, history
 from tables.rows import Rows
 
@@ -44,7 +45,8 @@ def signals(status: Status, rows: Rows) -> list[Send]:
     if status.state in _UNWANTED and status.channel is not None and status.target_id is not None:
         signal = Signal(
             kind=SUPPRESS, id=status.notification_id, user_id=status.user_id, channel=status.channel,
-            target_id=status.target_id, reason=status.state,
+            target_id=status.target_id, reason=status.state, category=_scope(status),
+            at=milliseconds(status.at),
         )  # fmt: skip
     elif status.state in _SEEN and history.awaits_seen(rows, status.notification_id):
         signal = Signal(kind=SEEN, id=status.notification_id, user_id=status.user_id)
@@ -54,16 +56,28 @@ def signals(status: Status, rows: Rows) -> list[Send]:
     return [Send(topics.NOTIFICATION_LANES[Priority.HIGH], key, signal.to_json(), user_hash(status.user_id))]
 
 
-_read: Callable[[bytes], Contents | Progress] = msgspec.json.Decoder(Contents | Progress).decode
+def _scope(status: Status) -> str | None:
+    """The one category that an address is suppressed for, if it is one: who unsubscribes from a mailing wants
+    their receipts all the same; who answers STOP wants nothing from us."""
+    of_category = status.state is State.UNSUBSCRIBED and status.channel is Channel.EMAIL
+    return status.category if of_category else None
 
 
-def remember_contents(value: bytes | None, rows: Rows) -> None:
-    """Keeps rendered content, or how far a broadcast is. Raises Unreadable."""
+_read: Callable[[bytes], Contents | Progress | Report] = msgspec.json.Decoder(
+    Contents | Progress | Report
+).decode
+
+
+def remember_contents(value: bytes | None, rows: Rows) -> Report | None:
+    """Keeps rendered content, or how far a broadcast is; a report is handed back. Raises Unreadable."""
     try:
         found = _read(value or b"")
     except (ValueError, RecursionError) as error:
         raise Unreadable(problem(error)) from None
     if isinstance(found, Progress):
         broadcasts.tell(rows, found)
+    elif isinstance(found, Report):
+        return found
     else:
         history.keep_contents(rows, found)
+    return None

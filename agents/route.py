@@ -30,6 +30,7 @@ class Router:
         *,
         has_fallback: bool | None = None,
         variant: str | None = None,
+        unsubscribe: str | None = None,
     ) -> tuple[Send, Send]:
         """The message for one target of one channel, and the status that says so."""
         channel, target, device = pinned.channel, pinned.target or "", pinned.device
@@ -40,7 +41,7 @@ class Router:
             at=self.at, category=n.category, priority=n.priority, doubt=n.doubt, expires_at=n.expires_at,
             has_fallback=has_fallback, platform=device.platform if device else None,
             keys=(device.keys or None) if device else None,
-            attachments=n.attachments if channel is Channel.EMAIL else None,
+            attachments=n.attachments if channel is Channel.EMAIL else None, unsubscribe=unsubscribe,
         )  # fmt: skip
         status = Status(
             notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from agents.zones import local_day, quiet_until, zone
-from schemas.ids import target_id
+from schemas.ids import phone_id, target_id
 from schemas.kinds import Channel, Priority, Reason
 from schemas.notification import Addresses, Notification
 from tables import caps, people, suppressed
@@ -19,7 +19,7 @@ class Known(NamedTuple):
 
     user: Person | None
     wishes: Wishes
-    suppressed: dict[str, tuple[str, int]]
+    suppressed: dict[str, tuple[str | None, int]]
 
     @property
     def zone(self) -> str:
@@ -56,10 +56,10 @@ def each(
             found.append(against)
         elif words is not None and channel not in words:
             found.append(Pinned(channel, None, Reason.NO_TEMPLATE_FOR_CHANNEL))
-        elif not of.suppressed or notification.mandatory:
+        elif notification.mandatory or (not of.suppressed and channel is not Channel.SMS):
             found += targets
         else:
-            found += _not_suppressed(channel, targets, of)
+            found += _not_suppressed(channel, targets, notification, of, rows)
     return found
 
 
@@ -77,12 +77,20 @@ def _opted_out(channel: Channel, notification: Notification, wishes: Wishes) -> 
     return None
 
 
-def _not_suppressed(channel: Channel, targets: list[Pinned], of: Known) -> list[Pinned]:
-    reasons = [of.suppressed.get(suppressed.name(channel, target_id(one.target or ""))) for one in targets]
+def _not_suppressed(
+    channel: Channel, targets: list[Pinned], notification: Notification, of: Known, rows: Rows
+) -> list[Pinned]:
+    number = None
+    if channel is Channel.SMS:
+        number = suppressed.of_number(rows, phone_id(targets[0].target or ""))
+    reasons = [
+        suppressed.against(of.suppressed, channel, target_id(one.target or ""), notification.category, number)
+        for one in targets
+    ]
     free = [one for one, reason in zip(targets, reasons, strict=True) if reason is None]
     if free:
         return free
-    reason, _ = next(reason for reason in reasons if reason is not None)
+    reason = next(reason for reason in reasons if reason is not None)
     return [Pinned(channel, None, Reason.ADDRESS_SUPPRESSED, reason)]
 
 

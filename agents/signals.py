@@ -13,6 +13,7 @@ from schemas.notification import (
     COLLECT,
     ESCALATE,
     FAILED,
+    LIFT,
     PLAN,
     SEEN,
     SUPPRESS,
@@ -39,11 +40,19 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
             waits.drop(work.rows, id)
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
-    elif signal.kind == SUPPRESS and signal.channel is not None and signal.target_id is not None:
-        suppressed.put(
-            work.rows, signal.user_id, signal.channel, signal.target_id, signal.reason or "", origin.at
-        )
+    elif signal.kind in (SUPPRESS, LIFT) and signal.channel is not None and signal.target_id is not None:
+        at = origin.at if signal.at is None else min(signal.at, origin.at)
+        _suppress(signal, at, work.rows)
     return ()
+
+
+def _suppress(signal: Signal, at: int, rows: Rows) -> None:
+    reason = (signal.reason or SUPPRESS) if signal.kind == SUPPRESS else None
+    if not signal.user_id:
+        suppressed.tell_number(rows, signal.target_id or "", reason, at)
+    elif signal.channel is not None:
+        of = suppressed.name(signal.channel, signal.target_id or "", signal.category)
+        suppressed.tell(rows, signal.user_id, of, reason, at)
 
 
 def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:

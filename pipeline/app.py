@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import broadcast, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, intake, know, plan, redrive, remember, report, signals, topics
 from agents.catalogue import Catalogue
 from agents.plan import Policy, Work
 from pipeline.attachments import stores
@@ -19,7 +19,9 @@ from pipeline.engine.timers import due_in
 from pipeline.metrics import EngineMetrics, Metrics
 from pipeline.pool import Pool
 from pipeline.providers import registry
+from pipeline.providers.countries import country_of
 from pipeline.providers.provider import Place
+from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
 from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
@@ -27,7 +29,7 @@ from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 from schemas.notification import FanOut, Signal
-from tables import caps, claims, effects, history, watches
+from tables import caps, claims, effects, history, reports, watches
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
     if role == "status":
         told = milliseconds(kept.history)
         return (
-            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told)
+            Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told),
+            Sweep(reports.PREFIX, reports.forget, told),
         )  # fmt: skip
     return (Sweep(effects.ATTEMPTS, effects.forget, milliseconds(kept.attempts)),)
 
@@ -77,6 +80,7 @@ class Roles:
             partitions(settings, "core"),
             settings.core.broadcast_page,
             settings.core.broadcast_per_second,
+            mailing(settings),
         )
         self.pools: dict[Channel, Pool] = {}
         self.attached = stores.attached(settings)
@@ -202,6 +206,8 @@ class Roles:
             self.pools[channel] = Pool(
                 [registry.make(name, found, place) for name, found in chosen.items()],
                 {n: one.limit_per_second * one.headroom for n, one in chosen.items() if one.limit_per_second},
+                of_channel.countries,
+                country_of,
             )
         return self.pools[channel]
 
@@ -214,7 +220,9 @@ class Roles:
         app.stage("status", name(topics.DELIVERY_STATUS), decide=self._tell, reject=reject)
 
     def _keep(self, record: Record, unit: Unit) -> None:
-        remember.remember_contents(record.value, unit)
+        found = remember.remember_contents(record.value, unit)
+        if found is not None:
+            self.wiring.send(unit, report.hear(found, origin_of(record), unit, unit.number, unit.mark))
 
     def _tell(self, record: Record, unit: Unit) -> None:
         status, changed = remember.remember_status(record.value, record.timestamp, unit)
@@ -222,6 +230,8 @@ class Roles:
             self.metrics.told(status.channel, status.state)
         if status.state in remember.SIGNALLED:
             self.wiring.send(unit, remember.signals(status, unit))
+        if early := report.catch_up(status, unit, unit.number, unit.mark):
+            self.wiring.send(unit, early)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from pipeline.engine import Call, Record, Unit
 from pipeline.engine.timers import is_told
 from pipeline.metrics import Metrics
 from pipeline.pool import Offer, Pool
+from pipeline.providers.provider import Queryable
 from pipeline.wiring import Wiring, origin_of
 from schemas.kinds import Channel
 from schemas.outcome import Outcome
@@ -27,6 +28,8 @@ class Errand:
     offer: Offer
     told: bool = False
     attempt: Attempt | None = None
+    asks: bool = False
+    """Whether the last call may have been taken."""
 
 
 class Delivery:
@@ -86,7 +89,7 @@ class Delivery:
             errand.offer.release()
         if admitted.later is not None:
             return admitted.later
-        errand.attempt = admitted.attempt
+        errand.attempt, errand.asks = admitted.attempt, admitted.asks
         return admitted.attempt is not None
 
     def drop(self, call: Call[Errand]) -> None:
@@ -100,7 +103,11 @@ class Delivery:
         provider = offer.member.provider
         try:
             with self.metrics.calling(provider.name, self.channel):
-                outcome = await provider.send(parcel.message, parcel.key)
+                outcome = None
+                if call.message.asks and isinstance(provider, Queryable) and provider.ask_after is not None:
+                    outcome = await provider.find(parcel.message, parcel.key)
+                if outcome is None:
+                    outcome = await provider.send(parcel.message, parcel.key)
         except BaseException:
             offer.release()
             raise
@@ -117,6 +124,7 @@ class Delivery:
             errand.parcel, errand.attempt, outcome, unit, unit.now,
             honours_keys=errand.offer.honours_keys(provider), jitter=random.random(), counts=counts,
             elsewhere=errand.offer.goes_elsewhere(provider),
+            settles_after=errand.offer.settles_after(provider),
         )  # fmt: skip
         self.wiring.send(unit, sends)
         if any(send.topic == topics.DEAD_MESSAGES[self.channel] for send in sends):

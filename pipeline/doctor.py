@@ -83,6 +83,7 @@ def findings(settings: Settings, facts: Facts) -> list[Finding]:
             )
         )
     found += _of_state(settings, facts)
+    found += _of_mail(settings)
     if facts.cluster is not None:
         prefix = settings.kafka.topic_prefix
         there = {
@@ -104,6 +105,29 @@ def findings(settings: Settings, facts: Facts) -> list[Finding]:
             )
         )
     return found
+
+
+def _of_mail(settings: Settings) -> Iterator[Finding]:
+    """What mail to many lacks, once somebody says that there is any."""
+    bulk = [name for name, category in settings.categories.items() if category.bulk]
+    if not bulk or (email := settings.channels.get(Channel.EMAIL)) is None:
+        return
+    named = f"e-mails of category {bulk[0]}"
+    if not settings.web.public_url.startswith("https://"):
+        yield Finding(
+            f"{named} have no way out at one click (RFC 8058)",
+            "set web.public_url to the https address under which readers reach this process",
+        )
+    elif settings.web.link_secret is None:
+        yield Finding(
+            f"the links in {named} are good for this machine alone",
+            "set web.link_secret, the same everywhere",
+        )
+    if not email.postal_address.strip():
+        yield Finding(
+            f"{named} do not say who sends them, as the law of many countries asks",
+            "set channels.email.postal_address",
+        )
 
 
 def _of_state(settings: Settings, facts: Facts) -> Iterator[Finding]:

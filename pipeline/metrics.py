@@ -98,6 +98,12 @@ class Metrics:
             ("provider", "channel"),
             registry=registry,
         )
+        self.receipts = counter(
+            "receipts",
+            "What providers and readers told of messages, by what it came to.",
+            "provider",
+            "outcome",
+        )
         self.events_ignored = counter("events_ignored", "Events that no workflow wants.")
         self.dead_letters = counter("dead_letters", "Records that went to a dead-letter topic.", "topic")
         self.records_astray = counter(

@@ -20,6 +20,10 @@ from pipeline.catalogue import CatalogueReader, publish
 from pipeline.control import ControlReader
 from pipeline.engine import UnitApp
 from pipeline.metrics import Metrics
+from pipeline.receipts.line import Line
+from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.secret import links
+from pipeline.receipts.vendors import calling
 from pipeline.settings import Settings, SettingsError
 from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
@@ -166,8 +170,9 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             await runner.start()
             token = operator_token(settings)
             desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
-            tasks = Tasks.of(runner.running, settings)
+            tasks = Tasks.of(runner.running, settings, runner.roles.pools)
             public = urlsplit(settings.web.public_url)
+            line = Line(settings)
             app = server.create(
                 desk,
                 Tables(runner.held),
@@ -182,6 +187,10 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
                 secure=public.scheme == "https",
                 cancel=partial(cancel, settings),
                 store=store,
+                receiving=Receiving(calling(settings), line.send, runner.metrics),
+                public_url=settings.web.public_url,
+                links=links(settings),
+                send=line.send,
             )
             serving, port = await server.serve(app, settings.web.host, settings.web.port)
             here = "127.0.0.1" if settings.web.host in ("0.0.0.0", "::") else settings.web.host
@@ -192,5 +201,6 @@ async def serve(settings: Settings, wanted: tuple[str, ...] = ()) -> None:
             finally:
                 await serving.stop()
                 await tasks.close()
+                await line.close()
         finally:
             await runner.stop()

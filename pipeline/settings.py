@@ -87,6 +87,10 @@ class Web(Section):
         "",
         description="under which people reach the pages; hosts other than its and this machine are refused",
     )
+    link_secret: SecretStr | None = Field(
+        None, description="signs the links in messages, the same for all processes; made and kept if not set"
+    )
+    link_secret_file: Path | None = Field(None, description="a file that holds link_secret")
 
 
 class Retention(Section):
@@ -121,6 +125,17 @@ class Retention(Section):
         return self
 
 
+def _names_in(order: Any) -> Any:
+    if not isinstance(order, str):
+        return order
+    if order.lstrip().startswith("["):
+        try:
+            return json.loads(order)
+        except ValueError:
+            raise ValueError("not a JSON list") from None
+    return [name.strip() for name in order.split(",") if name.strip()]
+
+
 class ChannelSettings(Section):
     """How a channel is delivered."""
 
@@ -130,28 +145,47 @@ class ChannelSettings(Section):
     providers: dict[str, AnyProvider] = Field(
         default_factory=dict, description="by the names that you give them"
     )
+    postal_address: str = Field("", description="email: who sends it and where they are, below bulk mail")
+    countries: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description='sms: another order for the numbers of a country, such as DE = ["backup"]',
+    )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(64, description="calls side by side, a partition")
 
     @field_validator("order", mode="before")
     @classmethod
     def _listed(cls, order: Any) -> Any:
         """Takes a list; from the environment also JSON, or names with commas between."""
-        if not isinstance(order, str):
-            return order
-        if order.lstrip().startswith("["):
-            try:
-                return json.loads(order)
-            except ValueError:
-                raise ValueError("not a JSON list") from None
-        return [name.strip() for name in order.split(",") if name.strip()]
+        return _names_in(order)
+
+    @field_validator("countries", mode="before")
+    @classmethod
+    def _by_country(cls, countries: Any) -> Any:
+        """Takes lists as `order` does; the environment writes countries in lower case."""
+        if not isinstance(countries, dict):
+            return countries
+        return {str(country).upper(): _names_in(order) for country, order in countries.items()}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        known = self.order or tuple(self.providers)
         for name in self.order:
             if name not in self.providers:
                 raise ValueError(
                     f"order: there is no provider {name!r}; there are {', '.join(self.providers) or 'none'}"
                 )
+        for country, order in self.countries.items():
+            if not (len(country) == 2 and country.isascii() and country.isalpha()):
+                raise ValueError(
+                    f"countries: {country!r} is no country; two letters name one, as DE (ISO 3166)"
+                )
+            if not order:
+                raise ValueError(f"countries.{country}: nobody is named")
+            for name in order:
+                if name not in known:
+                    raise ValueError(
+                        f"countries.{country}: {name!r} is not among {', '.join(known) or 'none'}"
+                    )
         return self
 
 
@@ -177,6 +211,11 @@ class Category(Section):
         ge=1,
         description="at most so many to a user in their day; critical and mandatory ones pass",
     )
+    bulk: bool | None = Field(
+        None,
+        description="its e-mails say how to unsubscribe, and who sends them; not set: those of low priority",
+    )
+    track: bool = Field(False, description="its e-mails tell when they are opened, and their links followed")
 
 
 def _development_channels() -> dict[Channel, ChannelSettings]:

@@ -68,6 +68,12 @@ def target_id(address: str) -> str:
     return blake2b(address.encode(), digest_size=6).hexdigest()
 
 
+def phone_id(phone: str) -> str:
+    """The name of a phone number, however it is written: with + or 00 or neither, with blanks and dashes."""
+    digits = "".join(c for c in phone if c.isdecimal() and c.isascii())
+    return target_id("+" + (digits.removeprefix("00") if not phone.lstrip().startswith("+") else digits))
+
+
 @lru_cache(maxsize=8_192)
 def masked(address: str) -> str:
     """An address as operators see it: a••@example.com, +155•••06, https://example.com/…."""

@@ -106,6 +106,7 @@ class Reason(StrEnum):
     REFUSED = "refused"
     NO_PROVIDER = "no_provider"
     RETRIES_EXHAUSTED = "retries_exhausted"
+    UNDELIVERED = "undelivered"
     CALL_CUT_OFF = "call_cut_off"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too_large"

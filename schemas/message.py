@@ -10,6 +10,7 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
 
     `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails. `attachments` are
     ids, of e-mails alone; what stands under an id never changes.
+    `unsubscribe`: the URL at which an e-mail's reader wants no more of its kind, by one POST (RFC 8058).
     """
 
     id: str
@@ -32,6 +33,7 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     platform: str | None = None
     keys: dict[str, str] | None = None
     attachments: tuple[str, ...] | None = None
+    unsubscribe: str | None = None
 
 
 class ChannelContent(Record, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from schemas.kinds import Channel, Doubt, Priority
 PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
 RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 """Steps; those that end in a colon have a number behind it."""
-CANCEL, SEEN, FAILED, SUPPRESS = "cancel", "seen", "failed", "suppress"
+CANCEL, SEEN, FAILED, SUPPRESS, LIFT = "cancel", "seen", "failed", "suppress", "lift"
 CANCEL_BROADCAST = "cancel_broadcast"
 """The kinds of signals."""
 
@@ -101,9 +101,11 @@ class Notification(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
 class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     """What core is told of a notification by others: that it is cancelled, was seen, or failed at a target.
 
-    `kind`: cancel, seen, failed, or suppress, which is of an address of the user's rather than of the
-    notification; or cancel_broadcast, which goes to every partition and whose `id` is the broadcast's.
-    `step` is that of the message that failed.
+    `kind`: cancel, seen, failed; or suppress and lift, which are of an address of the user's rather than of
+    the notification, and of one `category` alone if there is one; or cancel_broadcast, which goes to every
+    partition and whose `id` is the broadcast's. A suppress or lift without a user is of a phone number (its
+    `target_id` is `phone_id`), whoever has it, and goes to every partition too. `step` is that of the message
+    that failed. `at` (ms): when it was so, if that is not when it was told.
     """
 
     kind: str
@@ -114,6 +116,8 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     step: str | None = None
     reason: str | None = None
     event: EventRef | None = None
+    category: str | None = None
+    at: int | None = None
 
 
 class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):

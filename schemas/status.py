@@ -55,6 +55,14 @@ _LAST = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
 
+def milliseconds(moment: str) -> int | None:
+    """The milliseconds of an RFC 3339 time; None for what is none."""
+    try:
+        return (datetime.fromisoformat(moment) - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 @lru_cache(maxsize=1_024)
 def rfc3339(milliseconds: int) -> str:
     """Milliseconds since the epoch as RFC 3339 in UTC.

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from schemas.ids import packed
-from schemas.kinds import State
+from schemas.kinds import Reason, State
 from schemas.message import Contents
 from schemas.status import STEP, Status, rfc3339
 from tables.rows import Rows
@@ -181,10 +181,16 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
     pair = pairs.get(name)
     before = State(pair["state"]) if pair else None
     attempt = status.attempt or 0
-    if pair is not None and status.state is State.FAILED and attempt < pair["attempt"]:
+    undelivered = status.state is State.FAILED and status.reason == Reason.UNDELIVERED
+    if pair is not None and undelivered:
+        if pair["provider"] not in (None, status.provider):
+            return  # another provider has been asked since
+    elif pair is not None and status.state is State.FAILED and attempt < pair["attempt"]:
         return  # a later attempt is under way, or has ended
     is_newer = pair is None or attempt > pair["attempt"] or (name == WHOLE and status.at > pair["at"])
-    after = advance(before, status.state, newer_attempt=is_newer)
+    if pair is not None and pair["reason"] == Reason.UNDELIVERED and pair["provider"] == status.provider:
+        is_newer = False  # it is this attempt that came to nothing: the receipt was quicker than its status
+    after = advance(before, status.state, newer_attempt=is_newer, undelivered=undelivered)
     if pair is None or after != before or (after == status.state and attempt > pair["attempt"]):
         history["pairs"][name] = {
             "channel": status.channel or "",
@@ -192,8 +198,9 @@ def _move(rows: Rows, history: History, status: Status, at: int) -> None:
             "state": after,
             "reason": status.reason,
             "attempt": max(attempt, pair["attempt"] if pair else 0),
-            "provider": status.provider,
-            "provider_message_id": status.provider_message_id,
+            "provider": status.provider or (pair["provider"] if pair else None),
+            "provider_message_id": status.provider_message_id
+            or (pair["provider_message_id"] if pair else None),
             "at": status.at,
         }
     if after == before:

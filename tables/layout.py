@@ -17,7 +17,19 @@ import msgspec
 
 from schemas.ids import masked, packed
 from schemas.status import rfc3339
-from tables import broadcasts, caps, claims, digests, effects, history, people, suppressed, waits, watches
+from tables import (
+    broadcasts,
+    caps,
+    claims,
+    digests,
+    effects,
+    history,
+    people,
+    reports,
+    suppressed,
+    waits,
+    watches,
+)
 
 BAR: Final = "|"
 _DAY: Final = 86_400_000
@@ -333,6 +345,11 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         _PERSON, _json,
     ),
     Layout(
+        "suppressed-numbers", suppressed.NUMBERS, Keeper.CORE,
+        "Phone numbers whose owner told us to stop (no reason: and to go on), by the hash of the number",
+        (Part("number", TEXT),), _named("reason", "at"),
+    ),
+    Layout(
         "digests", digests.OPEN, Keeper.CORE, "Digests that still gather",
         (Part("user", TEXT, b"\0"), Part("gathered by", TEXT)), _named(*digests.Gathered.__struct_fields__),
     ),
@@ -382,6 +399,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         "histories-by-event", history.BY_EVENT, Keeper.STATUS, "The notifications of each upstream event",
         (Part("source", TEXT, b"\0"), Part("event", TEXT, b"\0"), _NOTIFICATION), _nothing,
+    ),
+    Layout(
+        "reports", reports.PREFIX, Keeper.STATUS,
+        "What providers and readers have told of each notification", (_NOTIFICATION,), _json,
     ),
     Layout(
         "counts", history.COUNTS, Keeper.STATUS, "How many messages are in a state now, in one partition",

@@ -27,20 +27,22 @@ _ENDS = {
 }
 """Ends without a call; only a new decision opens them."""
 
-_AFTER_SENT = {State.BOUNCED, State.COMPLAINED, State.UNSUBSCRIBED}
-"""What a receiver reports of something that was sent, whatever was seen of it before."""
+_AFTER_SENT = {State.BOUNCED: 0, State.UNSUBSCRIBED: 1, State.COMPLAINED: 2}
+"""What a receiver reports of something that was sent, whatever was seen of it before; the higher stays."""
 
 
-def advance(state: State | None, reported: State, *, newer_attempt: bool = False) -> State:
+def advance(
+    state: State | None, reported: State, *, newer_attempt: bool = False, undelivered: bool = False
+) -> State:
     """The state after a report. Total: repeats and impossible orders leave the state as it is.
 
     `newer_attempt`: the report is of an attempt, or a decision, later than any reported before; only
-    such a one opens what has failed.
+    such a one opens what has failed. `undelivered`: the failure is what became of something that was sent.
     """
     if state is None or state == reported:
         return reported
     if state in _AFTER_SENT:
-        return reported if reported in _AFTER_SENT and state is State.BOUNCED else state
+        return reported if _AFTER_SENT.get(reported, -1) > _AFTER_SENT[state] else state
     if reported in _AFTER_SENT:
         return reported
     if state is State.FAILED:
@@ -50,5 +52,6 @@ def advance(state: State | None, reported: State, *, newer_attempt: bool = False
     if state in _ENDS:
         return reported if newer_attempt and reported in _RANK else state
     if reported is State.FAILED or reported in _ENDS:
-        return reported if _RANK[state] < _RANK[State.SENT] else state
+        bound = State.DELIVERED if undelivered and reported is State.FAILED else State.SENT
+        return reported if _RANK[state] < _RANK[bound] else state
     return reported if _RANK[reported] > _RANK[state] else state

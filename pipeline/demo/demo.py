@@ -116,7 +116,7 @@ class Demo:
         self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str
     ) -> str:
         desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
-        tasks = Tasks.of(runner.running, settings)
+        tasks = Tasks.of(runner.running, settings, runner.roles.pools)
         stack.push_async_callback(tasks.close)
         store = await stack.enter_async_context(stores.kept(settings))
         app = server.create(

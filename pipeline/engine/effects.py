@@ -19,7 +19,7 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.ledger import OffsetLedger
 from pipeline.engine.queues import Queue, RankedQueue, rank_kept
 from pipeline.engine.record import Record
-from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Task, weight
+from pipeline.engine.task import IDLE_SECONDS, UNIT_CHANGES_BYTES, Abandoned, Task, weight
 from pipeline.engine.timers import due_in
 from pipeline.engine.unit import Unit
 from tables import waits
@@ -138,6 +138,12 @@ class EffectTask(Task):
         """The task's share of what can be called at once."""
         return max(1, min(self.stage.window, self.stage.parallel // max(1, len(self.consumer.tasks))))
 
+    @property
+    def pause(self) -> float:
+        """How long a turn without work waits for the next, where nothing wakes it."""
+        seconds = 0.0 if self.stage.room > 0 else self.stage.ready_in
+        return max(seconds, LEAST_SECONDS) if seconds else IDLE_SECONDS
+
     # -- turns
 
     async def run(self) -> None:
@@ -155,7 +161,7 @@ class EffectTask(Task):
                 self.began = None
                 if not self.calls:
                     self.set_busy(False)
-                if not await self.woken(max(self.stage.ready_in, LEAST_SECONDS)):
+                if not await self.woken(self.pause):
                     await self.when_idle()
                 elif self.calls:
                     await asyncio.sleep(GATHER_SECONDS)

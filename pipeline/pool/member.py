@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from pipeline.pool.breaker import Breaker
 from pipeline.pool.bucket import Bucket
-from pipeline.providers.provider import Provider
+from pipeline.providers.provider import Provider, Queryable
 from schemas.outcome import Outcome
 
 MOST_ASKED = 60.0
@@ -23,6 +23,8 @@ class Member:
         self.guarded = guarded
         self.breaker, self.bucket = Breaker(), Bucket(per_second)
         self.under_way = 0
+        #: seconds after a call from which on it can be asked what became of it; None: it cannot
+        self.ask_after = provider.ask_after if isinstance(provider, Queryable) else None
 
     @property
     def name(self) -> str:

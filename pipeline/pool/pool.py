@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.pool.member import MOST_ASKED, Member, soonest
 from pipeline.providers.provider import Provider
+from schemas.kinds import Doubt
 from schemas.message import Message
 from schemas.outcome import Outcome
 
@@ -79,9 +80,22 @@ class Offer:
         self.probe = False
 
     def honours_keys(self, provider: str) -> bool:
-        """Whether a second call there with the same key is safe; False where it is unknown."""
+        """Whether a doubt can be settled there, by the key or by asking; False where it is unknown.
+
+        Nobody is asked for a message that may be sent twice: that would only come late.
+        """
         member = self.pool.members.get(provider)
-        return member is not None and member.provider.honours_keys
+        return member is not None and (member.provider.honours_keys or self._asks(member))
+
+    def settles_after(self, provider: str) -> float:
+        """Seconds after a call from which on its doubt can be settled there."""
+        member = self.pool.members.get(provider)
+        if member is None or member.provider.honours_keys or not self._asks(member):
+            return 0.0
+        return member.ask_after or 0.0
+
+    def _asks(self, member: Member) -> bool:
+        return member.ask_after is not None and self.message.doubt is Doubt.AT_MOST_ONCE
 
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         """Who is called now; else the seconds until someone may be; None: nobody ever takes such a message.

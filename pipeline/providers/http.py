@@ -5,7 +5,9 @@ What a client of httpx would add (redirects, cookies, its own time-outs) is not 
 
 import asyncio
 import contextlib
+import functools
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -99,6 +101,12 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """The roots are read once: that takes a while, and would be time that a call has not."""
+    return httpx.create_ssl_context()
+
+
 class HttpClient:
     """A pool of connections."""
 
@@ -110,6 +118,7 @@ class HttpClient:
     ) -> None:
         self._socket_factory, self._resolver = socket_factory, resolver
         self._transport: AiohttpTransport | None = None
+        self._tls = _tls()
 
     async def exchange(
         self, request: httpx.Request, seconds: float, body_seconds: float | None = None
@@ -157,7 +166,7 @@ class HttpClient:
         return answer._replace(body=bytes(body))
 
     def _open(self) -> AiohttpTransport:
-        tls = httpx.create_ssl_context()
+        tls = self._tls
         connector = _Connector(
             ssl=tls,
             limit=CONNECTIONS,

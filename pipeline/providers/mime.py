@@ -34,6 +34,7 @@ _WORD = "[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:; charset={_WORD})?")
 _PLAIN_WORD = r"[A-Za-z0-9!#$&'()+,.;=@_-]+"
 _PLAIN_NAME = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD})*")
+_PLAIN_URL = re.compile(r"https?://[!#-;=?-~]{1,900}")
 _PLAIN_TEXT = re.compile(r"[ -~]*")
 
 
@@ -73,11 +74,11 @@ def sender(written: str) -> Sender:
 def compose(message: Message, key: str, sender: Sender, attachments: Sequence[Attachment] = ()) -> Letter:
     """The letter of a message, with what is attached in that order. Raises Unsendable."""
     recipient = _ascii_domain(message.target)
-    key = key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
+    key = _plain(key)
     headers = (
         f"From: {sender.header}\r\nTo: {recipient}\r\nSubject: {_text('Subject', message.subject or '')}\r\n"
         f"Date: {format_datetime(datetime.fromtimestamp(min(max(message.at // 1000, 0), LAST), UTC))}\r\n"
-        f"Message-ID: <{key}@{sender.domain}>\r\nMIME-Version: 1.0\r\n"
+        f"Message-ID: <{key}@{sender.domain}>\r\n{_way_out(message.unsubscribe)}MIME-Version: 1.0\r\n"
     )
     try:
         body = _part("plain", message.text)
@@ -133,6 +134,39 @@ def _base64(data: bytes) -> bytes:
     """In lines of 76 characters (RFC 2045, 6.8)."""
     text = b2a_base64(data, newline=False)
     return b"".join([text[at : at + 76] + b"\r\n" for at in range(0, len(text), 76)])
+
+
+def unsubscribing(url: str | None) -> dict[str, str]:
+    """The headers by which a mail reader unsubscribes (RFC 2369, 3.2), over https at one click (RFC 8058).
+
+    Raises Unsendable for what cannot stand in a header.
+    """
+    if url is None:
+        return {}
+    if not _PLAIN_URL.fullmatch(url):
+        raise Unsendable("not a URL to unsubscribe at")
+    found = {"List-Unsubscribe": f"<{url}>"}
+    if url.startswith("https:"):
+        found["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    return found
+
+
+def _way_out(url: str | None) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in unsubscribing(url).items())
+
+
+def recipient(target: str) -> str:
+    """The address of a message, its domain in ASCII. Raises Unsendable."""
+    return _ascii_domain(target)
+
+
+def message_id(key: str, sender: Sender) -> str:
+    """The Message-ID of whatever is sent with a key."""
+    return f"<{_plain(key)}@{sender.domain}>"
+
+
+def _plain(key: str) -> str:
+    return key if _PLAIN_ID.fullmatch(key) else blake2b(key.encode(), digest_size=20).hexdigest()
 
 
 def _part(subtype: str, text: str) -> str:

@@ -1,7 +1,7 @@
 """What every provider is to the rest of us, and what can be set for each."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, SecretStr
 
@@ -60,6 +60,18 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Lets connections go."""
+
+
+@runtime_checkable
+class Queryable(Protocol):
+    """A provider that can be asked what became of a call whose end nobody saw."""
+
+    @property
+    def ask_after(self) -> float | None:
+        """Seconds after a call from which on its answer can be trusted; None: it is not to be asked."""
+
+    async def find(self, message: Message, key: str) -> Outcome | None:
+        """Sent, where the vendor has it; None where it surely has not; else doubtful. Never raises."""
 
 
 def needed(name: str, settings: ProviderSettings, field: str) -> str:

@@ -6,14 +6,39 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from pipeline.providers import inbox, outbox, smtp, webhook
+from pipeline.providers import (
+    apns,
+    fcm,
+    inbox,
+    mailgun,
+    outbox,
+    sendgrid,
+    ses,
+    slack,
+    smtp,
+    sns,
+    twilio,
+    vonage,
+    webhook,
+    webpush,
+)
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 
 KINDS: Mapping[str, ModuleType] = {
+    "apns": apns,
+    "fcm": fcm,
     "inbox": inbox,
+    "mailgun": mailgun,
     "outbox": outbox,
+    "sendgrid": sendgrid,
+    "ses": ses,
+    "slack": slack,
     "smtp": smtp,
+    "sns": sns,
+    "twilio": twilio,
+    "vonage": vonage,
     "webhook": webhook,
+    "webpush": webpush,
 }
 """Each has `Settings` (a ProviderSettings whose `kind` defaults to its name), `CODES` (the vendor's codes and
 what they mean to us) and `make(name, settings, place)`, which raises SettingsError."""

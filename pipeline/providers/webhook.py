@@ -3,14 +3,11 @@
 A receiver dedupes on `webhook-id`, so a retry with the same key is safe.
 """
 
-import functools
-import socket
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import aiohttp
 import httpx
@@ -19,8 +16,8 @@ from pydantic import Field, SecretStr
 from standardwebhooks import Webhook
 
 from pipeline.providers import retry_after
-from pipeline.providers.addresses import is_public
-from pipeline.providers.http import CONNECTIONS, HttpClient, NotAnswered, NotSent
+from pipeline.providers.guarded import BadUrl, Blocked, GuardedClient, parsed
+from pipeline.providers.http import CONNECTIONS, NotAnswered, NotSent
 from pipeline.providers.provider import HttpSettings, Place
 from pipeline.sections import SettingsError
 from schemas.message import Message
@@ -50,26 +47,6 @@ class Settings(HttpSettings):
     allow_internal: bool = Field(False, description="also call loopback and private addresses")
 
 
-class _NoUrl(ValueError):
-    """A target that is not an http or https URL."""
-
-
-class BlockedAddress(OSError):
-    """An address that is not of the public internet."""
-
-
-_blocked: ContextVar[list[bool]] = ContextVar("addresses that were blocked")
-
-
-def _public_socket(info: Any) -> socket.socket:
-    """The socket for an address that is about to be dialled, literal or resolved. Raises BlockedAddress."""
-    family, kind, protocol, _, address = info
-    if not is_public(address[0]):
-        _blocked.get().append(True)
-        raise BlockedAddress("blocked address")
-    return socket.socket(family, kind, protocol)
-
-
 class WebhookProvider:
     """Posts messages to the URLs that are their targets."""
 
@@ -91,34 +68,30 @@ class WebhookProvider:
         self.name, self.timeout, self.allow_internal = name, timeout, allow_internal
         self._signer = Webhook(secret) if secret else None
         self._clock = clock
-        self._client = HttpClient(
-            socket_factory=None if allow_internal else _public_socket, resolver=resolver
-        )
+        self._client = GuardedClient(allow_internal=allow_internal, resolver=resolver)
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Posts once. Sent for a 2xx; a redirect is not followed but refused."""
         try:
             request = self._request(message, key)
-        except (httpx.InvalidURL, _NoUrl) as error:
+        except (httpx.InvalidURL, BadUrl) as error:
             return refused(f"no usable URL: {type(error).__name__}", fault="target")
         except Exception as error:
             return refused(f"no request can be made of it: {type(error).__name__}")
-        blocked: list[bool] = []
-        _blocked.set(blocked)
         try:
             answer = await self._client.exchange(request, self.timeout, BODY_SECONDS)
         except NotAnswered as error:
             return doubtful(f"no answer: {error.why}", fault="target")
+        except Blocked:
+            return refused("blocked address", fault="target")
         except NotSent as error:
-            if blocked:
-                return refused("blocked address", fault="target")
             if isinstance(error.cause.__cause__ or error.cause, ValueError):
                 return refused(f"no usable URL: {error.why}", fault="target")
             return deferred(f"not connected: {error.why}", fault="target")
         return answered(answer.status, answer.headers.get("retry-after"), self._clock())
 
     def _request(self, message: Message, key: str) -> httpx.Request:
-        url, body = _parsed(message.target), payload(message)
+        url, body = parsed(message.target), payload(message)
         now = datetime.fromtimestamp(int(self._clock()), UTC)
         headers = {
             "content-type": "application/json",
@@ -146,14 +119,6 @@ def payload(message: Message) -> str:
     if message.subject is not None:
         data["subject"] = message.subject
     return orjson.dumps({"type": message.event.type, "timestamp": rfc3339(message.at), "data": data}).decode()
-
-
-@functools.lru_cache(maxsize=4096)
-def _parsed(target: str) -> httpx.URL:
-    url = httpx.URL(target)
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise _NoUrl
-    return url
 
 
 def answered(status: int, wait: str | None, now: float) -> Outcome:

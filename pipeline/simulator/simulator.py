@@ -22,6 +22,7 @@ from pipeline.simulator.vendor import (
     THROTTLED,
     Answer,
     Heard,
+    Remembers,
     Request,
     Rule,
     Taken,
@@ -165,6 +166,10 @@ class Simulator:
         strike = self._strike(heard)
         taken, notes = self._judge(heard, strike)
         added = await self.ledger.add(self.kind, int(self._clock() * 1000), notes)
+        if isinstance(self.vendor, Remembers):
+            for found, note in zip(taken, notes, strict=True):
+                if note.effect:
+                    self.vendor.remember(request, found)
         if self._callbacks is not None:
             self._call_back(self._callbacks, request, heard, taken, notes)
         told = "nobody waited"

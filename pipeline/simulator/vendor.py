@@ -1,7 +1,7 @@
 """What a vendor's speaker is: it reads requests as the vendor does and words the answers, without any I/O."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 import orjson
@@ -147,3 +147,11 @@ class Maker(Protocol):
     """
 
     def __call__(self, secrets: Mapping[str, str], clock: Callable[[], float]) -> Vendor: ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A vendor that can be asked later what it took."""
+
+    def remember(self, request: Request, taken: Taken) -> None:
+        """Hears what became of a target that was accepted, answered or not."""

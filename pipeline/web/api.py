@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from pipeline.web import rows as of_tables
 from pipeline.web import shown
 from pipeline.web.problem import Wrong, described
+from pipeline.web.providers import State
 from pipeline.web.rows import BadCursor, NoSuchTable, Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk, NotHeld
+from schemas.kinds import Channel
 from tables.history import History
 
 MOST = 500
@@ -213,6 +215,25 @@ class Lag(BaseModel):
     roles: list[RoleOf]
 
 
+class Breaker(BaseModel):
+    """One provider, and whether it is called now; `seconds` until it may be."""
+
+    channel: Channel
+    name: str
+    kind: str
+    state: State
+    failures: int
+    seconds: float
+    under_way: int
+    per_second: float | None
+
+
+class Breakers(BaseModel):
+    """The providers of this process."""
+
+    breakers: list[Breaker]
+
+
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     401: described("Not signed in"),
     422: described("A parameter cannot be used; `errors` names it"),
@@ -279,6 +300,11 @@ def router(
     async def lag() -> Lag:
         """States, queues, positions and lag of every task in this process."""
         return Lag.model_validate(shown.lag(await tasks.roles()))
+
+    @routes.get("/breakers")
+    async def breakers() -> Breakers:
+        """Every provider of this process, a channel's in the order of failover, and its circuit breaker."""
+        return Breakers(breakers=[Breaker.model_validate(one._asdict()) for one in tasks.providers()])
 
     _add_tables(routes, tables)
     return routes

@@ -261,7 +261,7 @@ def router(
     @routes.get("/tasks")
     async def of_tasks(request: Request) -> Response:
         roles = await tasks.roles()
-        return pages.page(request, "tasks", roles=roles, open=shown.open_numbers, now=tasks.clock())
+        return pages.page(request, "tasks", roles=roles, open=shown.open_numbers, providers=tasks.providers())
 
     @routes.get("/tables")
     async def of_tables(request: Request) -> Response:

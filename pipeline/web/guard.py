@@ -28,6 +28,8 @@ MACHINES = frozenset({"/healthz", "/readyz", "/metrics"})
 """For probes and scrapers, which ask by any name; nothing there is about a person."""
 PUBLIC = MACHINES | {"/", "/openapi.json", SIGN_IN}
 STATIC = "/static/"
+OF_OTHERS = ("/callbacks/", "/unsubscribe/", "/t/")
+"""What providers and readers ask for: each request there proves itself, by a signature or a token of ours."""
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -99,6 +101,8 @@ class Guard:
             return PlainTextResponse("This host is not served here. See web.public_url.\n", 421)
         if len(scope["query_string"]) + len(path) > URL_BYTES:
             return PlainTextResponse("The address is too long.\n", 414)
+        if path.startswith(OF_OTHERS):
+            return None
         if scope["method"] not in ("GET", "HEAD") and _from_elsewhere(headers):
             return PlainTextResponse("A page of another site sent this.\n", 403)
         if path in PUBLIC or path.startswith(STATIC):

@@ -15,16 +15,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from agents.links import Links
 from pipeline.attachments import Store
 from pipeline.metrics import CONTENT_TYPE, Metrics
+from pipeline.receipts.receiving import Receiving, Sender
 from pipeline.web import (
     api,
     attachments,
     broadcasts,
+    callbacks,
     console,
     operate_api,
     operate_console,
     problem,
+    readers,
     repair_api,
     repair_console,
 )
@@ -62,12 +66,17 @@ def create(
     clock: Callable[[], float] = time.time,
     cancel: broadcasts.Cancel | None = None,
     store: Store | None = None,
+    receiving: Receiving | None = None,
+    public_url: str = "",
+    links: Links | None = None,
+    send: Sender | None = None,
 ) -> FastAPI:
     """The application.
 
     `hosts` are names beside the loopback ones by which it may be asked; `secure` says that browsers
     reach it over https; `cancel` has every partition told that a broadcast is cancelled; `store` keeps
-    what is uploaded to be attached.
+    what is uploaded to be attached; `receiving` takes what providers tell, at `public_url`; `links` reads
+    what readers follow, and `send` tells the broker of it.
     """
     app = FastAPI(title="Carillon", version=version, docs_url=None, redoc_url=None, max_body_size=BODY_BYTES)
     sessions = Sessions(token, clock, secure=secure)
@@ -89,6 +98,10 @@ def create(
     if store is not None:
         app.include_router(attachments.router(store))
     app.include_router(broadcasts.console_router(desk, pages, sessions, cancel))
+    if receiving is not None:
+        app.include_router(callbacks.router(receiving, public_url, clock))
+    if links is not None and send is not None:
+        app.include_router(readers.router(links, send, metrics))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     metrics.watch(
         readiness=readiness, pairs=lambda: desk.figures().counts, held=lambda: len(desk.held().rows)

@@ -4,15 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.pool import Pool
 from pipeline.settings import Settings
 from pipeline.topics import client_options
+from pipeline.web.providers import ProviderState, states
+from schemas.kinds import Channel
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
@@ -169,12 +172,19 @@ class Tasks:
     ends: Ends
     clock: Callable[[], float] = time.time
     reader: EndsReader | None = None
+    pools: Mapping[Channel, Pool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, apps: Callable[[], Mapping[str, Any]], settings: Settings) -> Self:
-        """Over the broker that the settings name."""
+    def of(
+        cls, apps: Callable[[], Mapping[str, Any]], settings: Settings, pools: Mapping[Channel, Pool]
+    ) -> Self:
+        """Over the broker that the settings name; `pools` are the providers, and grow with the roles."""
         reader = EndsReader(settings)
-        return cls(apps, Ends(reader.fetch), reader=reader)
+        return cls(apps, Ends(reader.fetch), reader=reader, pools=pools)
+
+    def providers(self) -> list[ProviderState]:
+        """Every provider of this process as it does now."""
+        return states(self.pools)
 
     async def roles(self) -> list[Role]:
         """Every role with its partition numbers, as they are now."""

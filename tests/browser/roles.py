@@ -7,12 +7,14 @@ from faust.types import TP
 
 from pipeline.engine.queues import Queue
 from schemas.ids import notification_id
-from schemas.kinds import Channel
-from tables import broadcasts, caps, claims, digests, effects, people, suppressed, waits, watches
+from schemas.kinds import Channel, State
+from schemas.report import Report
+from tables import broadcasts, caps, claims, digests, effects, people, reports, suppressed, waits, watches
 from tables.broadcasts import Cursor
 from tables.claims import Claim, Origin, Pinned
 from tables.digests import Gathered
 from tables.effects import Attempt, Reopening, Result
+from tables.reports import Kept
 from tables.waits import Wait
 from tables.watches import Watch
 from tests.browser.desk import NOON, SOURCE, DictRows, Office
@@ -23,6 +25,14 @@ HOOK = "https://hooks.example/services/T0/SECRET"
 def found_id(n: int = 1, user: str = "ada") -> str:
     """The id of the n-th notification."""
     return notification_id(user, SOURCE, f"order-{n}", "orders")
+
+
+def a_report(notification: str) -> Report:
+    """That it arrived."""
+    return Report(
+        notification_id=notification, channel=Channel.EMAIL, target_id="0a1b2c", step="plan",
+        state=State.DELIVERED, at=NOON, provider="main",
+    )  # fmt: skip
 
 
 def stock(office: Office, users: int = 3) -> None:
@@ -48,7 +58,8 @@ def stock(office: Office, users: int = 3) -> None:
         effects.put_result(sent, effect, Result(1, "sent", NOON + 40, "main", "m-1"))
         effects.put_reopening(sent, effect, Reopening(1, "dlq-email-0-1", 1, "email-notifications-0-9"))
         record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
-        suppressed.put(rows, user, Channel.EMAIL, "0a1b2c", "bounced", NOON)
+        suppressed.tell(rows, user, suppressed.name(Channel.EMAIL, "0a1b2c"), "bounced", NOON)
+        suppressed.tell_number(rows, "0a1b2c0a1b2c", "unsubscribed", NOON)
         digests.put(rows, digests.key(user, "orders", ""), Gathered(found, 1, 20))
         digests.put_item(rows, found, 0, b'{"id":"%s","data":{}}' % found.encode())
         watches.put(rows, watches.key(found, "plan"), Watch(b"{}", ("email:0a1b2c",), NOON))
@@ -56,6 +67,7 @@ def stock(office: Office, users: int = 3) -> None:
         waits.put(sent, effect, NOON + n * 60_000, Wait("email-notifications", user.encode(), record, 3))
         progress = office.broadcast(f"order-{n}")
         broadcasts.put_cursor(rows, Cursor(1, progress, (user,)))
+        reports.put(office.rows[n % 2], found, [Kept(a_report(found), "0-1", NOON, 1)])
         for own in (rows, sent):
             own.put(b"\0epoch", b"3")
 

@@ -22,6 +22,8 @@ from pipeline.providers.provider import Place, Provider
 from schemas.kinds import Channel
 from schemas.message import Message
 from tests.contract.peers import KEY, RECORDED, Peer, http_script, listening, message, refusing, smtp_script
+from tests.contract.push_scenes import apns_scene, fcm_scene, webpush_scene
+from tests.contract.ses_scene import ses_scene
 
 SITUATIONS = {
     "success", "permanent", "transient", "transient code before the request", "throttled", "nobody there",
@@ -144,9 +146,13 @@ async def vendor_scene(kind: str, case: Case, state_dir: Path) -> AsyncIterator[
 
 SCENES: dict[str, Callable[[Case, Path], AbstractAsyncContextManager[Scene]]] = {
     kind: functools.partial(vendor_scene, kind) for kind in KINDS
-} | {"webhook": http_scene, "smtp": smtp_scene, "inbox": inbox_scene, "outbox": outbox_scene}
+} | {
+    "webhook": http_scene, "smtp": smtp_scene, "inbox": inbox_scene, "outbox": outbox_scene,
+    "ses": functools.partial(ses_scene, vendor_scene),
+    "fcm": fcm_scene, "apns": apns_scene, "webpush": webpush_scene,
+}  # fmt: skip
 VENDORS = [kind for kind in KINDS if "settings" in table(kind)]
-"""Those whose scene is `vendor_scene`."""
+"""Those whose table says with what settings they are made."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

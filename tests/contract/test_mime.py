@@ -188,3 +188,22 @@ def test_text_that_is_not_unicode_is_unsendable() -> None:
     for broken in ({"text": "\ud800"}, {"html": "\ud800"}):
         with pytest.raises(Unsendable):
             mime.compose(replace(message(), **broken), KEY, SENDER)
+
+
+def test_a_way_out_is_named_as_mail_readers_know_it() -> None:
+    url = "https://notify.example/unsubscribe/W10.a-b_c"
+    found = parsed(mime.compose(replace(message(), unsubscribe=url), KEY, SENDER).data)
+    assert found["List-Unsubscribe"] == f"<{url}>"
+    assert found["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    plain = parsed(
+        mime.compose(replace(message(), unsubscribe=url.replace("https", "http")), KEY, SENDER).data
+    )
+    assert plain["List-Unsubscribe"] and plain["List-Unsubscribe-Post"] is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x/\r\nBcc: y", "javascript:x", "https://x/>,<mailto:y", "https://x/ y", "https://ü/"]
+)
+def test_no_url_breaks_out_of_its_header(url: str) -> None:
+    with pytest.raises(Unsendable):
+        mime.compose(replace(message(), unsubscribe=url), KEY, SENDER)

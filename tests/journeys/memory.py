@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from agents import broadcast, deliver, intake, know, plan, redrive, remember, signals, topics
+from agents import broadcast, deliver, intake, know, plan, redrive, remember, report, signals, topics
 from agents.catalogue import Catalogue
 from agents.letters import Letter
 from agents.plan import Policy, Work
@@ -64,6 +64,9 @@ class One:
 
     def honours_keys(self, provider: str) -> bool:
         return self.keys and provider == self.name
+
+    def settles_after(self, provider: str) -> float:
+        return 0.0
 
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         return self.name if only in {None, self.name} else None
@@ -155,10 +158,15 @@ class Pipeline:
             elif send.topic.startswith(topics.EVENTS):
                 yield from self._follow(self._take_in(send, origin))
             elif send.topic == topics.CONTENTS:
-                remember.remember_contents(send.value, self.status)
+                found = remember.remember_contents(send.value, self.status)
+                if found is not None:
+                    self.unit += 1
+                    yield from self._follow(report.hear(found, origin, self.status, self.unit, self.unit - 1))
             elif send.topic == topics.DELIVERY_STATUS:
                 status, _ = remember.remember_status(send.value, self.now, self.status)
                 yield from self._follow(remember.signals(status, self.status))
+                self.unit += 1
+                yield from self._follow(report.catch_up(status, self.status, self.unit, self.unit - 1))
             elif "-notifications" in send.topic:
                 yield from self._follow(self._deliver(send, origin))
 

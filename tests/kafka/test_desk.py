@@ -36,7 +36,7 @@ POISON = b"\x1b[2J <script>alert(1)</script> not JSON"
 @contextlib.asynccontextmanager
 async def served(world: World, runner: Runner) -> AsyncIterator[httpx.AsyncClient]:
     """The pages and the API, over real HTTP, and a browser that is signed in."""
-    tasks = Tasks.of(runner.running, world.settings)
+    tasks = Tasks.of(runner.running, world.settings, runner.roles.pools)
     app = server.create(
         StoreDesk(lambda: runner.apps.get("status"), world.settings.state_dir), Tables(runner.held), tasks,
         Repairs.of(world.settings), operations=operations.OnKafka(world.settings, runner.catalogue),

@@ -73,7 +73,7 @@ class World:
         try:
             await runner.start()
             await runner.wait_until_ready(60)
-            tasks = Tasks.of(runner.running, self.settings)
+            tasks = Tasks.of(runner.running, self.settings, runner.roles.pools)
             app = server.create(
                 StoreDesk(lambda: runner.apps.get("status"), self.settings.state_dir), Tables(runner.held),
                 tasks, Repairs.of(self.settings),

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -220,7 +221,10 @@ WHAT: Mapping[str, tuple[str, str]] = {
     names.WORKFLOWS: ("name", "rules: event type → who, what, where; every process reads them all"),
     names.SEGMENTS: ("name", "groups of users, each with its rule; every process reads them all"),
     names.DELIVERY_STATUS: (USER, "every change of state with its reason: the public stream of outcomes"),
-    names.CONTENTS: (USER, "internal, for status alone: each message's content, how far broadcasts are"),
+    names.CONTENTS: (
+        USER,
+        "internal, for status alone: each message's content, what was told of it, how far broadcasts are",
+    ),
     names.CONTROL: (
         "group",
         "internal: where the members of a group are to begin anew; every process follows it",
@@ -333,10 +337,64 @@ def metrics() -> str:
     return "\n".join([MADE, "", METRICS, table(["metric", "type", "labels", "what"], rows), ""])
 
 
+# -- providers
+
+_FAULTS = {
+    "message": "the message's",
+    "target": "the target's",
+    "provider": "the provider's",
+    None: "nobody's",
+}
+PROVIDERS = """# Providers
+
+A kind a page: how it is set up, what is mapped to what, what it can promise, and the vendor's codes with
+what they mean to us. [Adding one](adding.md) is a file, a line in the registry, recorded answers, and such
+a page.
+"""
+
+
+def _filled(text: str, name: str, content: str) -> str:
+    """Text with what stands between two marks set anew; the second mark is added where it is missing."""
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, mark, after = text.partition(first)
+    if not mark:
+        raise ValueError(f"there is no line {first}")
+    return f"{before}{first}\n{content}\n{last}{after.partition(last)[2] if last in after else after}"
+
+
+def provider(kind: str) -> str:
+    """docs/providers/<kind>.md: its own words, with tables of the code's settings and codes."""
+    module = KINDS[kind]
+    own = [one for one in settings(module.Settings) if one.path[-1] not in {"kind", "timeout", "headroom"}]
+    rows = [[code(one.path[-1]), type_of(one), default_of(one), one.field.description or ""] for one in own]
+    codes = [
+        [
+            code(name), meaning.kind + (", dead" if meaning.dead else ""),
+            _FAULTS.get(meaning.fault or "", "nobody's"), meaning.words,
+        ]
+        for name, meaning in module.CODES.items()
+    ]  # fmt: skip
+    text = (DOCS / "providers" / f"{kind}.md").read_text(encoding="utf-8")
+    text = _filled(text, "settings", table(["setting", "type", "default", "what"], rows))
+    heads = ["code", "it is", "the fault is", "because"]
+    return _filled(text, "codes", table(heads, codes) if codes else "It has no codes of its own.")
+
+
+def providers() -> str:
+    """docs/providers/README.md."""
+    rows = []
+    for kind in KINDS:
+        lines = (DOCS / "providers" / f"{kind}.md").read_text(encoding="utf-8").split("\n\n")
+        rows.append([f"[`{kind}`]({kind}.md)", " ".join(lines[1].split())])
+    return "\n".join([MADE, "", PROVIDERS, table(["kind", "what"], rows), ""])
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "topics.md": topics,
     "metrics.md": metrics,
+    "providers/README.md": providers,
+    **{f"providers/{kind}.md": partial(provider, kind) for kind in KINDS},
 }
 
 if __name__ == "__main__":

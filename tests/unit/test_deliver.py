@@ -144,8 +144,11 @@ def test_another_provider_does_not_know_the_keys_of_the_first() -> None:
 class Several:
     """Providers by name; those of `away` can be called in a while."""
 
-    def __init__(self, *names: str, keyed: str = "", away: str = "") -> None:
-        self.names, self.keyed, self.away = list(names), keyed.split(), away.split()
+    def __init__(self, *names: str, keyed: str = "", away: str = "", settles: float = 0.0) -> None:
+        self.names, self.keyed, self.away, self.settles = list(names), keyed.split(), away.split(), settles
+
+    def settles_after(self, provider: str) -> float:
+        return self.settles
 
     def honours_keys(self, provider: str) -> bool:
         return provider in self.keyed
@@ -233,6 +236,34 @@ def test_a_message_that_nobody_ever_takes_fails_and_can_be_redriven_when_somebod
         assert [letter["reason"] for letter in dead(admitted.sends)] == [b"no_provider"]
     assert not worker.rows
     assert admit(worker.parcel._replace(redrive="dlq-sms-0-1"), worker.rows, NOW, Several("a")).attempt
+
+
+def test_a_doubt_that_can_be_asked_about_waits_until_the_answer_is_to_be_trusted() -> None:
+    several = Several("a", keyed="a", settles=30.0)
+    doubtful, cut_off = Worker(doubt=Doubt.AT_MOST_ONCE), Worker(doubt=Doubt.AT_MOST_ONCE)
+    attempt = admit(doubtful.parcel, doubtful.rows, NOW, several).attempt
+    assert attempt is not None
+    _, wait = settle(
+        doubtful.parcel, attempt, outcome.doubtful("time-out"), doubtful.rows, NOW,
+        honours_keys=True, jitter=1.0, settles_after=30.0,
+    )  # fmt: skip
+    assert wait == 30.0
+    assert not admit(cut_off.parcel, cut_off.rows, NOW, several).asks
+    for worker in (doubtful, cut_off):
+        early = admit(worker.parcel, worker.rows, NOW + 10_000, several)
+        assert early.attempt is None
+        assert early.later == pytest.approx(20.0)
+        found = admit(worker.parcel, worker.rows, NOW + 30_000, several)
+        assert found.attempt is not None
+        assert (found.attempt.n, found.asks) == (2, True)
+
+
+def test_nobody_is_asked_where_the_last_call_surely_sent_nothing() -> None:
+    worker, several = Worker(doubt=Doubt.AT_MOST_ONCE), Several("a", keyed="a", settles=30.0)
+    step(worker, several, FAILED)
+    found = admit(worker.parcel, worker.rows, NOW, several)
+    assert found.attempt is not None
+    assert not found.asks
 
 
 def test_attempts_while_a_provider_is_left_alone_do_not_count_but_are_bounded() -> None:

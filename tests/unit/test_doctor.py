@@ -244,3 +244,16 @@ async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert (await look(given(state_dir=tmp_path / "file" / "b"))).unwritable == (
         f"{tmp_path / 'file'} is no directory"
     )
+
+
+def test_mail_to_many_needs_a_way_out_and_a_sender() -> None:
+    def of(**more: Any) -> list[str]:
+        bulk = given(state_dir=Path("/state"), categories={"news": {"bulk": True}}, **more)
+        return [finding.mend.partition(" ")[2].split()[0].rstrip(",") for finding in findings(bulk, Facts())]
+
+    box = {"providers": {"outbox": {"kind": "outbox"}}}
+    url, address = "https://notify.example", {"email": {**box, "postal_address": "1 High Street"}}
+    assert of() == ["web.public_url", "channels.email.postal_address"]
+    assert of(web={"public_url": url}) == ["web.link_secret", "channels.email.postal_address"]
+    assert of(web={"public_url": url, "link_secret": "x"}, channels=address) == []
+    assert findings(given(state_dir=Path("/state"), categories={"news": {"bulk": False}}), Facts()) == []

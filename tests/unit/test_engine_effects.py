@@ -9,6 +9,7 @@ from faust.types import TP
 from pipeline.engine import effects, queues
 from pipeline.engine.effects import Call, EffectTask
 from pipeline.engine.store import Recent
+from pipeline.engine.task import IDLE_SECONDS
 
 
 def task_of(*topics: str, window: int = 8) -> EffectTask:
@@ -124,3 +125,15 @@ def test_what_still_waits_in_the_queue_is_not_committed() -> None:
         for call in admit(task):
             task.close_effect(call)
         assert task.consumer.done == {TP("in", 0): expected}
+
+
+@pytest.mark.parametrize(
+    ("room", "ready_in", "seconds"),
+    [(3, 0.0, IDLE_SECONDS), (0, 0.0, IDLE_SECONDS), (0, 0.02, 0.02), (0, 9.0, 9.0)],
+)
+def test_an_idle_task_does_not_spin_and_one_that_waits_for_a_token_comes_in_time(
+    room: int, ready_in: float, seconds: float
+) -> None:
+    task = task_of("in")
+    task.stage.room, task.stage.ready_in = room, ready_in  # type: ignore[misc]
+    assert task.pause == seconds

@@ -16,7 +16,7 @@ from pipeline.engine.unit import Unit
 from pipeline.metrics import Metrics
 from pipeline.settings import given as settings_of
 from pipeline.topics import DAYS
-from tables import caps, claims, effects, history, watches
+from tables import caps, claims, effects, history, reports, watches
 
 NOW = 10**12
 WINDOW = 1_000
@@ -108,7 +108,7 @@ def test_every_table_with_a_window_is_swept_by_the_role_that_keeps_it() -> None:
     channels = set(roles.names()) - {"core", "status"}
     assert found == {
         ("core", claims.PREFIX): 8, ("core", caps.PREFIX): 8, ("core", watches.PREFIX): 8,
-        ("status", history.BY_USER): 30, ("status", history.MINUTES): 30,
+        ("status", history.BY_USER): 30, ("status", history.MINUTES): 30, ("status", reports.PREFIX): 30,
         **{(role, effects.ATTEMPTS): 9 for role in channels},
     }  # fmt: skip
 

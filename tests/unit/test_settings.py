@@ -140,6 +140,8 @@ def example(setting: pages.Setting, tmp_path: Path) -> str:
         return str(tmp_path / "secret")
     if "up to 1," in f"{words},":
         return "0.5"
+    if setting.path[-1] == "countries":
+        return '{"DE": ["main"]}'
     kind = words.partition(",")[0].partition(":")[0]
     return {
         "text": "words", "secret": SECRET, "path": "somewhere", "whole number": "7", "number": "7.5",
@@ -164,6 +166,23 @@ def test_an_order_is_json_or_names_with_commas_between(monkeypatch: pytest.Monke
         monkeypatch.setenv(f"CARILLON_CHANNELS__SMS__PROVIDERS__{name}__KIND", "outbox")
     monkeypatch.setenv("CARILLON_CHANNELS__SMS__ORDER", value)
     assert load().channels[Channel.SMS].order == ("second", "main")
+
+
+def test_a_countrys_order_names_providers_of_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAIN", "SECOND"):
+        monkeypatch.setenv(f"CARILLON_CHANNELS__SMS__PROVIDERS__{name}__KIND", "outbox")
+    variable = "CARILLON_CHANNELS__SMS__COUNTRIES__"
+    monkeypatch.setenv(variable + "DE", "second,main")
+    assert load().channels[Channel.SMS].countries == {"DE": ("second", "main")}
+    monkeypatch.setenv(variable + "FR", "third")
+    assert refused() == "channels.sms: countries.FR: 'third' is not among main, second"
+    monkeypatch.setenv(variable + "FR", "")
+    assert refused() == "channels.sms: countries.FR: nobody is named"
+    monkeypatch.delenv(variable + "FR")
+    monkeypatch.setenv(variable + "FRANCE", "main")
+    assert (
+        refused() == "channels.sms: countries: 'FRANCE' is no country; two letters name one, as DE (ISO 3166)"
+    )
 
 
 @pytest.mark.parametrize("value", ["12345678", "true", "null", '["x"]', '{"a": 1}', "1e5"])

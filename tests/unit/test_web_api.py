@@ -184,7 +184,7 @@ async def test_the_interface_describes_itself(office: Office) -> None:
         "/api/v1/explain", "/api/v1/templates", "/api/v1/templates/{name}",
         "/api/v1/templates/{name}/preview", "/api/v1/templates/{name}/rollback", "/api/v1/workflows",
         "/api/v1/workflows/{name}", "/api/v1/lag", "/api/v1/tables", "/api/v1/tables/{table}",
-        "/api/v1/tables/{table}/{key}", "/healthz", "/readyz", "/metrics",
+        "/api/v1/tables/{table}/{key}", "/api/v1/breakers", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     answers = told["paths"]["/api/v1/notifications"]["get"]["responses"]
     assert {"200", "401", "422", "503"} <= set(answers)

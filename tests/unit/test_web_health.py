@@ -65,7 +65,7 @@ async def test_every_metric_is_listed_with_what_it_means_before_anything_happene
         "carillon_restored_partitions", "carillon_revoked_partitions", "carillon_drain_seconds",
         "carillon_rejected", "carillon_statuses", "carillon_provider_calls",
         "carillon_provider_call_seconds", "carillon_calls_in_flight", "carillon_events_ignored",
-        "carillon_dead_letters", "carillon_records_astray", *GAUGES,
+        "carillon_dead_letters", "carillon_records_astray", "carillon_receipts", *GAUGES,
     }  # fmt: skip
     for name in ours:
         assert len(listed[name]) > 20 and listed[name].endswith("."), name

@@ -1,0 +1,1 @@
+"""What providers and readers tell of what was sent: one file a vendor, and our own links."""
