@@ -62,7 +62,11 @@ class Member:
         self.breaker.released(probe=probe)
 
     def end(self, outcome: Outcome, *, probe: bool) -> bool:
-        """A call has ended; says whether it counts as an attempt: not while the provider is left alone."""
+        """A call has ended; says whether it counts as an attempt.
+
+        Not while the provider is left alone. What was surely not sent does not either where the call before
+        it failed too: a few messages would have used up their attempts before an outage is known for one.
+        """
         self.under_way -= 1
         now = self.clock()
         if not self.guarded:
@@ -74,7 +78,7 @@ class Member:
             self.breaker.asked_to_wait(now, min(outcome.retry_after, MOST_ASKED), probe=probe)
             return False
         self.breaker.failed(now, probe=probe)
-        return not self.breaker.is_open
+        return self.breaker.failures == 1 if outcome.kind == "deferred" else not self.breaker.is_open
 
 
 def soonest(members: list[Member]) -> float:

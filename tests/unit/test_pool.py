@@ -71,10 +71,11 @@ class Scene:
 # -- the breaker
 
 
-@pytest.mark.parametrize("answer", [FAILED, NO_ANSWER])
-def test_five_failures_in_a_row_leave_a_provider_alone(answer: Outcome) -> None:
+@pytest.mark.parametrize(("answer", "counted"), [(FAILED, 1), (NO_ANSWER, THRESHOLD - 1)])
+def test_five_failures_in_a_row_leave_a_provider_alone(answer: Outcome, counted: int) -> None:
     scene = Scene(Fake("main"))
-    assert [scene.call(answer) for _ in range(THRESHOLD)] == [True] * (THRESHOLD - 1) + [False]
+    found = [scene.call(answer) for _ in range(THRESHOLD)]
+    assert found == [True] * counted + [False] * (THRESHOLD - counted)
     assert scene.pool.room == 0
     assert scene.choose() == FIRST_PAUSE
     assert scene.pool.ready_in == FIRST_PAUSE
@@ -88,6 +89,20 @@ def test_an_answer_that_is_not_the_providers_fault_begins_the_row_anew(good: Out
             scene.call(FAILED)
         scene.call(good)
     assert scene.choose() == "main"
+
+
+def test_a_message_that_alone_brings_a_provider_to_fail_uses_up_its_attempts() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(deliver.MAX_ATTEMPTS):
+        assert scene.call(FAILED) is True
+        scene.call(GOOD[0])
+
+
+def test_a_message_outlives_an_outage_that_is_not_known_for_one_yet() -> None:
+    scene = Scene()
+    counted = [scene.call(FAILED) for _ in range(2 * THRESHOLD)]
+    assert scene.pool.room == 0
+    assert sum(counted) < deliver.MAX_ATTEMPTS
 
 
 def test_one_probe_goes_out_and_its_success_lets_all_others_follow() -> None:
@@ -120,7 +135,7 @@ def test_what_was_under_way_when_it_opened_neither_prolongs_the_pause_nor_counts
     under_way = [scene.offer() for _ in range(20)]
     for offer in under_way:
         offer.choose()
-    counted = [offer.end(FAILED) for offer in under_way]
+    counted = [offer.end(NO_ANSWER) for offer in under_way]
     assert counted == [True] * (THRESHOLD - 1) + [False] * 16
     assert scene.pool.ready_in == FIRST_PAUSE
 
