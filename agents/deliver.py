@@ -24,7 +24,7 @@ from schemas.status import Status, rfc3339
 from tables import effects
 from tables import stops as closed
 from tables.claims import Origin
-from tables.effects import DOUBTFUL, MOST_REOPENINGS, Attempt, Reopening, Result
+from tables.effects import DOUBTFUL, MOST_ATTEMPTS, MOST_REOPENINGS, Attempt, Reopening, Result
 from tables.rows import Rows
 from tables.stops import Stopped
 
@@ -156,7 +156,7 @@ def admit(
         in_doubt = keyed and result.kind == "doubtful"
         if in_doubt and (soon := _unsettled(providers, result.provider, result.at, now)):
             return Admitted(None, (), soon)
-        chosen = _choose_after(result, providers, asked, keyed=keyed)
+        chosen = _choose_after(parcel, result, rows, providers, asked, keyed=keyed)
         attempted = _attempt(parcel, rows, last.n + 1, now, chosen, again)
         if attempted is not None:
             return attempted._replace(asks=in_doubt)
@@ -202,12 +202,14 @@ def _stopped(message: Message, stopped: Stopped, last: Result | None) -> list[Se
 
 
 def _choose_after(
-    result: Result, providers: Providers, asked: str | None, *, keyed: bool
+    parcel: Parcel, result: Result, rows: Rows, providers: Providers, asked: str | None, *, keyed: bool
 ) -> str | float | None:
-    """Who is called next: another only where the last surely did not send, or may send twice."""
-    if result.kind == "deferred":
-        return providers.choose(after=result.provider, only=asked)
-    return providers.choose(only=result.provider if keyed else asked)
+    """Who is called next: another only where nobody may have sent it, or it may be sent twice."""
+    if result.kind != "deferred":
+        return providers.choose(only=result.provider if keyed else asked)
+    if parcel.message.doubt is Doubt.AT_MOST_ONCE and effects.in_doubt_elsewhere(rows, parcel.effect, ""):
+        return providers.choose(only=result.provider)  # by its key alone it still goes on
+    return providers.choose(after=result.provider, only=asked)
 
 
 def _unsettled(providers: Providers, provider: str, at: int, now: int) -> float:
@@ -241,7 +243,7 @@ def _reopen(
     before = next((one for one in made if one.redrive == letter), None)
     if before is not None:
         return None if before.place == place else Admitted(None)
-    if len(made) >= MOST_REOPENINGS:
+    if len(made) >= MOST_REOPENINGS or last.n >= MOST_ATTEMPTS - MOST_CALLS:
         return None
     if expired:
         return Admitted(None, [_expired(parcel.message, last)])
@@ -275,7 +277,7 @@ def _attempt(
     if provider is None:
         return None
     if not isinstance(provider, str):
-        return Admitted(None, (), provider)
+        return Admitted(None, sends, provider)
     hashed = blake2b(parcel.value, digest_size=16).hexdigest()
     attempt = Attempt(n, parcel.key, hashed, provider, now)
     effects.put_attempt(rows, parcel.effect, attempt)
@@ -308,7 +310,8 @@ def _resolve_cut_off(
     What has expired or is stopped is not called again, and stays in doubt.
     """
     keyed = providers.honours_keys(last.provider)
-    ends = expired or stopped is not None
+    used_up = last.n - effects.counted_from(rows, parcel.effect) >= MOST_CALLS
+    ends = expired or used_up or stopped is not None
     if keyed and not ends:
         if soon := _unsettled(providers, last.provider, last.at, now):
             return Admitted(None, (), soon)
@@ -351,7 +354,8 @@ def _may_go_on(parcel: Parcel, result: Result, rows: Rows, *, honours_keys: bool
 def is_used_up(result: Result, counted_from: int) -> bool:
     """Whether a message has had all its attempts, of those after `counted_from`."""
     calls = result.n - counted_from
-    return (calls if result.tried is None else result.tried) >= MAX_ATTEMPTS or calls >= MOST_CALLS
+    tried = calls if result.tried is None else result.tried
+    return tried >= MAX_ATTEMPTS or calls >= MOST_CALLS or result.n >= MOST_ATTEMPTS - 1
 
 
 def settle(
@@ -374,9 +378,9 @@ def settle(
     `elsewhere`: another provider may be called at once where this one surely did not send; `settles_after`:
     seconds from which on a doubt can be settled where it arose.
     """
-    all_of_them = attempt.n - effects.counted_from(rows, parcel.effect)
-    before = effects.result(rows, parcel.effect, attempt.n - 1) if all_of_them > 1 else None
-    tried = (all_of_them - 1 if before is None or before.tried is None else before.tried) + counts
+    counted_from = effects.counted_from(rows, parcel.effect)
+    all_of_them = attempt.n - counted_from
+    tried = _tried_before(rows, parcel.effect, attempt.n, counted_from) + counts
     result = Result(
         attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason,
         outcome.code, None if tried == all_of_them else tried,
@@ -393,6 +397,16 @@ def settle(
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
     wait = min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
     return sends, max(wait, settles_after) if outcome.kind == "doubtful" else wait
+
+
+def _tried_before(rows: Rows, effect: bytes, n: int, counted_from: int) -> int:
+    """How many attempts after `counted_from` and before the n-th count; those that were cut off do."""
+    for before in range(n - 1, counted_from, -1):
+        found = effects.result(rows, effect, before)
+        if found is not None:
+            tried = before - counted_from if found.tried is None else found.tried
+            return tried + n - 1 - before
+    return n - 1 - counted_from
 
 
 def _expired(message: Message, after: Result | None) -> Send:

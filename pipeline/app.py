@@ -190,7 +190,9 @@ class Roles:
     def _channel(self, app: UnitApp, channel: Channel) -> None:
         channel_settings = self.settings.channels[channel]
         pool = self.pool(channel)
-        deadline = max(p.timeout for p in channel_settings.providers.values())
+        providers = channel_settings.providers.values()
+        # who is asked what became of a call is called after that
+        deadline = max(p.timeout * (1 if getattr(p, "ask_after", None) is None else 2) for p in providers)
         stage = Delivery(
             channel, pool, self.wiring, self.metrics, channel_settings.window, deadline,
             milliseconds(self.settings.retention.attempts),

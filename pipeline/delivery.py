@@ -15,7 +15,7 @@ from pipeline.providers.provider import Queryable
 from pipeline.wiring import Wiring, origin_of
 from schemas.kinds import Channel
 from schemas.message import Stop
-from schemas.outcome import Outcome
+from schemas.outcome import Outcome, doubtful
 from tables.effects import Attempt
 
 log = logging.getLogger(__name__)
@@ -95,29 +95,36 @@ class Delivery:
         if admitted.attempt is None:
             errand.offer.release()
         if admitted.later is not None:
+            errand.told = True  # what its earlier attempts imply was said just now
             return admitted.later
         errand.attempt, errand.asks = admitted.attempt, admitted.asks
         return admitted.attempt is not None
 
+    def is_ready(self, call: Call[Errand | Stop]) -> bool:
+        """Whether somebody may be called now."""
+        return not isinstance(call.message, Errand) or call.message.offer.is_ready
+
     def drop(self, call: Call[Errand | Stop]) -> None:
         """Gives back what was reserved for a call."""
-        _errand(call).offer.release()
+        if isinstance(call.message, Errand):
+            call.message.offer.release()
 
     async def call(self, call: Call[Errand | Stop]) -> tuple[Outcome, bool]:
         """Calls the provider; an outcome, always, and whether it counts as an attempt."""
         started, parcel, offer = time.perf_counter(), _errand(call).parcel, _errand(call).offer
         assert offer.member is not None
         provider = offer.member.provider
-        try:
-            with self.metrics.calling(provider.name, self.channel):
-                outcome = None
+        with self.metrics.calling(provider.name, self.channel):
+            outcome = None
+            try:
                 if _errand(call).asks and isinstance(provider, Queryable) and provider.ask_after is not None:
                     outcome = await provider.find(parcel.message, parcel.key)
                 if outcome is None:
                     outcome = await provider.send(parcel.message, parcel.key)
-        except BaseException:
-            offer.release()
-            raise
+            except Exception as error:
+                # a provider does not raise; where one does, nobody knows how far it came
+                log.exception("%s raised", provider.name)
+                outcome = doubtful(f"raised {type(error).__name__}", fault="provider")
         counts = offer.end(outcome)
         self.metrics.called(provider.name, self.channel, outcome.kind, time.perf_counter() - started)
         return outcome, counts

@@ -169,3 +169,26 @@ def test_the_first_topic_does_not_keep_the_others_where_it_waits_itself_for_a_sl
         admitted += others
     assert [call.record.topic for call in admitted].count("plain") == 1
     assert len(task.by_topic["express"]) > 0
+
+
+async def test_what_is_reserved_for_a_call_is_let_go_however_the_call_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it is cancelled before its first step, and where the unit that admitted it does not land."""
+    task, dropped = task_of("in"), list[bytes]()
+    task.stage.drop = lambda call: dropped.append(call.effect)  # type: ignore[method-assign]
+    offer(task, "in", range(3))
+    first, *_ = admit(task)
+    task.begin(first)
+    await task.cut_off()
+    assert dropped == [first.effect]
+
+    async def broken(self: EffectTask, admitting: Any, rejected: Any) -> None:
+        raise RuntimeError("the unit does not land")
+
+    monkeypatch.setattr(EffectTask, "may_take", True)
+    monkeypatch.setattr(EffectTask, "commit", broken)
+    offer(task, "in", range(3, 5))
+    with pytest.raises(RuntimeError):
+        await task.turn()
+    assert len(dropped) == 3
