@@ -350,8 +350,8 @@ _FAULTS = {
 PROVIDERS = """# Providers
 
 A kind a page: how it is set up, what is mapped to what, what it can promise, and the vendor's codes with
-what they mean to us. [Adding one](adding.md) is a file, a line in the registry, recorded answers, and such
-a page.
+what they mean to us. [Adding one](adding.md) is a file, a line in the registry, recorded answers, a
+simulator, and such a page.
 """
 
 
