@@ -10,6 +10,8 @@ from pipeline.engine import effects, queues
 from pipeline.engine.effects import Call, EffectTask
 from pipeline.engine.store import Recent
 from pipeline.engine.task import IDLE_SECONDS
+from pipeline.engine.unit import Unit
+from tables import waits
 
 
 def task_of(*topics: str, window: int = 8) -> EffectTask:
@@ -192,3 +194,24 @@ async def test_what_is_reserved_for_a_call_is_let_go_however_the_call_ends(
     with pytest.raises(RuntimeError):
         await task.turn()
     assert len(dropped) == 3
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_put_off_comes_up_as_it_came_and_what_was_called_as_itself(whole: bool) -> None:
+    """A redriven message that was put off is still one; a retry is the message's own."""
+    task = task_of("in")
+    task.clock, task.epoch = SimpleNamespace(now=lambda: 1_000), 3  # type: ignore[assignment]
+    headers = [
+        ("rank", b"0"),
+        ("redrive", b"dlq-sms-0-1"),
+        ("provider", b"backup"),
+        ("due", b"9"),
+        ("told", b"1"),
+    ]
+    record: Any = SimpleNamespace(topic="in", key=b"u", value=b"m", headers=headers)
+    unit = Unit("", 0, [], {}, {})
+    task.wait(Call(b"m", b"u", b"m", record), 2.0, unit, whole=whole)
+    rows = ((key, value) for key, value in unit.writes.items() if key.startswith(waits.PREFIX) and value)
+    ((_, due, kept),) = waits.read(rows)
+    assert due == 3_000
+    assert kept.headers == tuple(own if whole else own[:1])
