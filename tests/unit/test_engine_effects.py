@@ -201,13 +201,8 @@ def test_what_is_put_off_comes_up_as_it_came_and_what_was_called_as_itself(whole
     """A redriven message that was put off is still one; a retry is the message's own."""
     task = task_of("in")
     task.clock, task.epoch = SimpleNamespace(now=lambda: 1_000), 3  # type: ignore[assignment]
-    headers = [
-        ("rank", b"0"),
-        ("redrive", b"dlq-sms-0-1"),
-        ("provider", b"backup"),
-        ("due", b"9"),
-        ("told", b"1"),
-    ]
+    own = [("rank", b"0"), ("redrive", b"dlq-sms-0-1"), ("provider", b"backup")]
+    headers = [*own, ("due", b"9"), ("told", b"1")]
     record: Any = SimpleNamespace(topic="in", key=b"u", value=b"m", headers=headers)
     unit = Unit("", 0, [], {}, {})
     task.wait(Call(b"m", b"u", b"m", record), 2.0, unit, whole=whole)
