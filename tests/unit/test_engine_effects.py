@@ -10,6 +10,8 @@ from pipeline.engine import effects, queues
 from pipeline.engine.effects import Call, EffectTask
 from pipeline.engine.store import Recent
 from pipeline.engine.task import IDLE_SECONDS
+from pipeline.engine.unit import Unit
+from tables import waits
 
 
 def task_of(*topics: str, window: int = 8) -> EffectTask:
@@ -137,3 +139,79 @@ def test_an_idle_task_does_not_spin_and_one_that_waits_for_a_token_comes_in_time
     task = task_of("in")
     task.stage.room, task.stage.ready_in = room, ready_in  # type: ignore[misc]
     assert task.pause == seconds
+
+
+def test_at_an_assignment_the_first_topic_is_read_to_its_end_before_the_others() -> None:
+    task = task_of("express", "plain")
+    task.gates = {TP("express", 0): 3}
+    task.app.gates = {"express"}
+    offer(task, "plain", range(4))
+    task.consumer.read = {TP("express", 0): 0}
+    assert admit(task) == []
+    offer(task, "express", range(3))
+    task.consumer.read = {TP("express", 0): 3}
+    assert [call.record.topic for call in admit(task)] == ["express"] * 3 + ["plain"] * 4
+
+
+def test_the_first_topic_does_not_keep_the_others_where_it_waits_itself_for_a_slow_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(effects, "SPAN", 2)
+    task = task_of("express", "plain", window=3)
+    task.gates, task.consumer.read = {TP("express", 0): 9}, {TP("express", 0): 9}
+    task.app.gates = {"express"}
+    offer(task, "express", range(9))
+    offer(task, "plain", range(1))
+    _, *others = admit(task)
+    admitted = [*others]
+    while others and others[-1].record.topic == "express":
+        for call in others:
+            task.close_effect(call)
+        others = admit(task)
+        admitted += others
+    assert [call.record.topic for call in admitted].count("plain") == 1
+    assert len(task.by_topic["express"]) > 0
+
+
+async def test_what_is_reserved_for_a_call_is_let_go_however_the_call_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it is cancelled before its first step, and where the unit that admitted it does not land."""
+    task, dropped = task_of("in"), list[bytes]()
+    task.stage.drop = lambda call: dropped.append(call.effect)  # type: ignore[method-assign]
+    offer(task, "in", range(3))
+    first, *_ = admit(task)
+    task.begin(first)
+    await task.cut_off()
+    assert dropped == [first.effect]
+
+    async def broken(self: EffectTask, admitting: Any, rejected: Any) -> None:
+        raise RuntimeError("the unit does not land")
+
+    monkeypatch.setattr(EffectTask, "may_take", True)
+    monkeypatch.setattr(EffectTask, "commit", broken)
+    offer(task, "in", range(3, 5))
+    with pytest.raises(RuntimeError):
+        await task.turn()
+    assert len(dropped) == 3
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_put_off_comes_up_as_it_came_and_what_was_called_as_itself(whole: bool) -> None:
+    """A redriven message that was put off is still one; a retry is the message's own."""
+    task = task_of("in")
+    task.clock, task.epoch = SimpleNamespace(now=lambda: 1_000), 3  # type: ignore[assignment]
+    headers = [
+        ("rank", b"0"),
+        ("redrive", b"dlq-sms-0-1"),
+        ("provider", b"backup"),
+        ("due", b"9"),
+        ("told", b"1"),
+    ]
+    record: Any = SimpleNamespace(topic="in", key=b"u", value=b"m", headers=headers)
+    unit = Unit("", 0, [], {}, {})
+    task.wait(Call(b"m", b"u", b"m", record), 2.0, unit, whole=whole)
+    rows = ((key, value) for key, value in unit.writes.items() if key.startswith(waits.PREFIX) and value)
+    ((_, due, kept),) = waits.read(rows)
+    assert due == 3_000
+    assert kept.headers == tuple(own if whole else own[:1])

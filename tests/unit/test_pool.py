@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from agents import deliver
 from pipeline.pool import Offer, Pool
-from pipeline.pool.breaker import FIRST_PAUSE, MOST_PAUSE, THRESHOLD
+from pipeline.pool.breaker import FIRST_PAUSE, MOST_ASKED, MOST_PAUSE, THRESHOLD
 from pipeline.pool.bucket import Bucket
-from pipeline.pool.member import MOST_ASKED
+from pipeline.pool.member import HORIZON_SECONDS
 from schemas import outcome
 from schemas.message import Message
 from schemas.outcome import Outcome
@@ -20,7 +20,11 @@ from tests.journeys.samples import a_message
 FAILED = outcome.deferred("HTTP 503", fault="provider")
 NO_ANSWER = outcome.doubtful("no answer", fault="provider")
 THROTTLED = outcome.deferred("HTTP 429", 7.0, fault="provider")
-GOOD = [outcome.sent("p"), outcome.refused("no such number", fault="target"), outcome.deferred("greylisted")]
+GOOD = [
+    outcome.sent("p"),
+    outcome.refused("no such number", "21211", "target"),
+    outcome.deferred("greylisted", code="450", fault="target"),
+]
 
 
 class Fake:
@@ -160,9 +164,45 @@ def test_a_provider_that_asks_for_time_gets_it_and_the_message_loses_no_attempt(
     late.end(outcome.sent("p"))
     assert scene.pool.ready_in == 7.0
     scene.now += 7.0
-    assert scene.choose() == "main"
+    assert scene.pool.room == 1
+    assert scene.call(outcome.sent("p"))
+    assert scene.pool.room == 100
     scene.call(outcome.deferred("HTTP 503", 1e9, fault="provider"))
     assert scene.pool.ready_in == MOST_ASKED
+
+
+def test_who_asks_for_nothing_again_and_again_is_left_alone_longer_and_longer() -> None:
+    scene, pauses = Scene(Fake("main")), []
+    for _ in range(9):
+        assert scene.call(outcome.deferred("HTTP 503", 0.0, fault="provider")) is False
+        pauses.append(scene.pool.ready_in)
+        scene.now += scene.pool.ready_in
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, MOST_ASKED, MOST_ASKED, MOST_ASKED]
+
+
+def test_what_was_refused_without_a_call_says_nothing_of_the_provider() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(THRESHOLD):
+        scene.call(outcome.refused("no telephone number", fault="target"))
+        scene.call(NO_ANSWER)
+    assert scene.pool.room == 0
+    scene.now += FIRST_PAUSE
+    scene.call(outcome.deferred("attachments: away", 30.0))
+    assert scene.pool.room == 1, "still to be probed"
+
+
+def test_what_has_to_wait_comes_at_the_pace_of_its_provider_and_no_more_is_taken_than_it_can_serve() -> None:
+    scene = Scene(Fake("slow"), limits={"slow": 10.0})
+    waits = [scene.choose() for _ in range(30)]
+    assert all(isinstance(wait, float) for wait in waits)
+    assert waits == sorted(waits)  # type: ignore[type-var]
+    assert 2.5 <= waits[-1] <= 4.0  # type: ignore[operator]
+    assert not scene.offer().is_ready
+    scene.now += 5.0
+    assert scene.offer().is_ready
+    while (wait := scene.offer().choose()) is not None and (isinstance(wait, str) or wait <= HORIZON_SECONDS):
+        pass
+    assert scene.pool.room == 0, "too many wait already"
 
 
 def test_a_webhooks_failures_are_its_receivers() -> None:
