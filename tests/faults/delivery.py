@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents import plan, topics
+from agents.deliver import MAX_ATTEMPTS
 from pipeline.broker import EmbeddedKafka
 from schemas.kinds import Doubt, State
 from schemas.message import Message
@@ -187,7 +188,7 @@ def judge(
     figures = Counter[str](messages=len(asked))
     for one in asked:
         key, effects, doubted = one.key, ledger.effects.get(one.key, 0), doubts[one.key]
-        state = seen.last.get(key, (0, None))[1]
+        attempts, state = seen.last.get(key, (0, None))
         figures["requests"] += ledger.requests.get(key, 0)
         figures["effects"] += effects
         figures["unknown"] += doubted
@@ -209,6 +210,10 @@ def judge(
             figures["dead_lettered"] += key in seen.letters
             figures["lost"] += not in_doubt and key not in seen.letters
             continue
+        letter = key in seen.letters and key in seen.signals
+        if state is State.FAILED and letter and attempts >= MAX_ATTEMPTS and (doubted or not effects):
+            figures["given_up"] += 1  # kills used up its attempts: those that were cut off count
+            continue
         if not effects and not in_doubt:
             figures["lost"] += 1
             wrong.append(f"{key}: lost: {state}")
@@ -221,7 +226,7 @@ def judge(
 
 FIGURES = (
     "requests", "effects", "sent_twice", "twice_explained", "unknown", "unknown_unexplained", "lost", "gone",
-    "dead_lettered",
+    "dead_lettered", "given_up",
 )  # fmt: skip
 
 
