@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,16 @@ def tell_logs(directory: Path) -> None:
     for log in sorted(directory.rglob("worker*.log")):
         tell(f"--- {log.parent.name}/{log.name}, its end ---")
         tell(log.read_text(errors="replace")[-LOG_END:])
+
+
+@contextlib.contextmanager
+def logs_told(directory: Path) -> Iterator[None]:
+    """Tells the ends of the workers' logs where a run cannot go on."""
+    try:
+        yield
+    except Exception:
+        tell_logs(directory)
+        raise
 
 
 def report(figures: Mapping[str, Any], wrong: Sequence[str], *, as_json: bool) -> int:

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents import plan, topics
+from agents.deliver import MAX_ATTEMPTS
 from pipeline.broker import EmbeddedKafka
 from schemas.kinds import Doubt, State
 from schemas.message import Message
 from schemas.notification import FAILED, Signal
 from schemas.status import Status
-from tests.faults.channels import BROKER, Ground, configure, entries, message, report, tell, tell_logs
+from tests.faults.channels import (
+    BROKER,
+    Ground,
+    configure,
+    entries,
+    logs_told,
+    message,
+    report,
+    tell,
+    tell_logs,
+)
 from tests.faults.kinds import KINDS, Can, Kind
 from tests.faults.mutants import OF_DELIVERY
 from tests.faults.world import Sink, Worker
@@ -32,15 +43,19 @@ POINTS = (
 )  # fmt: skip
 """Each step between a message that is intended and one whose outcome is confirmed."""
 SELDOM = ("commit", "timers")
-RANDOM = 3
+RANDOM = 2
 """Lives that end at some moment."""
 RANDOM_SECONDS = (0.0, 0.5)
 """After the first sign of work."""
-POINT_SECONDS = 20.0
+BEGIN_SECONDS = 60.0
+POINT_SECONDS = 12.0
+"""How long a worker may take to be at work, and then to come to where it is to die."""
+SIDE_BY_SIDE = 2
+"""Kinds that are played at once."""
 TRIES = 3
 OF_THREE = "_of_three"
 """Who has three targets, one of them gone, is counted apart."""
-A_LIFE = 40
+A_LIFE = 24
 """Notifications a life: every second one has three targets, one of them gone."""
 BUSY = 4
 """The first call for one message in so many is refused for now, so that it waits for a retry."""
@@ -173,7 +188,7 @@ def judge(
     figures = Counter[str](messages=len(asked))
     for one in asked:
         key, effects, doubted = one.key, ledger.effects.get(one.key, 0), doubts[one.key]
-        state = seen.last.get(key, (0, None))[1]
+        attempts, state = seen.last.get(key, (0, None))
         figures["requests"] += ledger.requests.get(key, 0)
         figures["effects"] += effects
         figures["unknown"] += doubted
@@ -195,6 +210,10 @@ def judge(
             figures["dead_lettered"] += key in seen.letters
             figures["lost"] += not in_doubt and key not in seen.letters
             continue
+        letter = key in seen.letters and key in seen.signals
+        if state is State.FAILED and letter and attempts >= MAX_ATTEMPTS and (doubted or not effects):
+            figures["given_up"] += 1  # kills used up its attempts: those that were cut off count
+            continue
         if not effects and not in_doubt:
             figures["lost"] += 1
             wrong.append(f"{key}: lost: {state}")
@@ -207,7 +226,7 @@ def judge(
 
 FIGURES = (
     "requests", "effects", "sent_twice", "twice_explained", "unknown", "unknown_unexplained", "lost", "gone",
-    "dead_lettered",
+    "dead_lettered", "given_up",
 )  # fmt: skip
 
 
@@ -237,7 +256,6 @@ class Play:
         self.promises: dict[str, Promise] = {}
         self.seen = Seen()
         self.made = self.kills = self.while_work_remained = 0
-        self.died: Counter[str] = Counter()
 
     @property
     def left(self) -> int:
@@ -290,25 +308,35 @@ class Play:
         for _ in range(TRIES):
             await self._ask(ground, url)
             nth = self.random.randrange(1, 4 if point.startswith(SELDOM) else 10)
+            before = len(self.seen.last)
             await worker.start("" if point == "random" else f"{point}:{nth}", self.mutant)
-            seconds = POINT_SECONDS
+            struck = await self._begins(ground, worker, before)
             if point == "random":
-                before = len(self.seen.last)
-                await ground.until(lambda n=before: len(self.seen.last) > n, "work", POINT_SECONDS)  # type: ignore[misc]
-                seconds = self.random.uniform(*RANDOM_SECONDS)
-            by_itself = await worker.died_within(seconds)
-            if not by_itself:
+                await asyncio.sleep(self.random.uniform(*RANDOM_SECONDS))
+                await worker.kill()
+            elif not (struck := await worker.died_within(POINT_SECONDS)):
                 await worker.kill()
             self.seen.kills.append(time.time_ns() // 1_000_000)
             self.kills += 1
             left = self.left
             self.while_work_remained += left > 0
-            self.died[point] += by_itself
             ground.check()
-            cause, all_of_them = point if by_itself else "a kill", len(self.promises)
-            tell(f"{self.kind.name}: died of {cause}, {left} of {all_of_them} left")
-            if by_itself or point == "random":
+            cause = point if struck else f"a kill, not of {point}"
+            tell(f"{self.kind.name}: died of {cause}, {left} of {len(self.promises)} left")
+            if struck:
                 return
+
+    async def _begins(self, ground: Ground, worker: Worker, before: int) -> bool:
+        """Waits until something comes of a message, or the worker has died; False where neither happens."""
+
+        def has_begun() -> bool:
+            return len(self.seen.last) > before or worker.has_ended
+
+        try:
+            await ground.until(has_begun, "work", BEGIN_SECONDS)
+        except TimeoutError:
+            return False
+        return True
 
     async def _ask(self, ground: Ground, url: str) -> None:
         """More messages, for each policy; of every second user's three targets one is gone."""
@@ -358,10 +386,14 @@ def plan_of(seed: int) -> list[str]:
 async def play(
     bootstrap: str, directory: Path, seed: int, kinds: Sequence[Kind]
 ) -> tuple[dict[str, Any], list[str]]:
-    """All kinds side by side, each with a worker of its own."""
-    found = await asyncio.gather(
-        *[Play(bootstrap, directory, kind, seed).run_all(plan_of(seed)) for kind in kinds]
-    )
+    """All kinds, some of them side by side, each with a worker of its own."""
+    turns = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    async def one(kind: Kind) -> tuple[dict[str, Any], list[str]]:
+        async with turns:
+            return await Play(bootstrap, directory, kind, seed).run_all(plan_of(seed))
+
+    found = await asyncio.gather(*[one(kind) for kind in kinds])
     figures: dict[str, Any] = {"providers": {}}
     for of_kind, _ in found:
         figures["providers"] |= of_kind["providers"]
@@ -404,9 +436,10 @@ def main(seed: int, only: str | None, *, mutants: bool, as_json: bool) -> int:
         EmbeddedKafka(config=BROKER) as kafka,
     ):
         if only is None:
-            found, wrong = asyncio.run(
-                play(kafka.bootstrap_servers, Path(directory), seed, [KINDS[name] for name in PLAYED])
-            )
+            with logs_told(Path(directory)):
+                found, wrong = asyncio.run(
+                    play(kafka.bootstrap_servers, Path(directory), seed, [KINDS[name] for name in PLAYED])
+                )
             figures |= found
         if wrong:
             tell_logs(Path(directory))

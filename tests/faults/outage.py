@@ -25,6 +25,7 @@ from tests.faults.channels import (
     Ground,
     configure,
     entries,
+    logs_told,
     report,
     tell,
     tell_logs,
@@ -289,7 +290,8 @@ def main(count: int, *, as_json: bool) -> int:
         tempfile.TemporaryDirectory(prefix="carillon-outage-") as directory,
         EmbeddedKafka(config=BROKER) as kafka,
     ):
-        figures, wrong = asyncio.run(Outage(kafka.bootstrap_servers, Path(directory), count).run())
+        with logs_told(Path(directory)):
+            figures, wrong = asyncio.run(Outage(kafka.bootstrap_servers, Path(directory), count).run())
         if wrong:
             tell_logs(Path(directory))
     return report(figures, wrong, as_json=as_json)

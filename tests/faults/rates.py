@@ -16,6 +16,7 @@ from tests.faults.channels import (
     Ground,
     configure,
     entries,
+    logs_told,
     message,
     report,
     tell,
@@ -185,7 +186,8 @@ def main(*, as_json: bool) -> int:
         tempfile.TemporaryDirectory(prefix="carillon-rates-") as directory,
         EmbeddedKafka(config=BROKER) as kafka,
     ):
-        figures, wrong = asyncio.run(Shared(kafka.bootstrap_servers, Path(directory)).run())
+        with logs_told(Path(directory)):
+            figures, wrong = asyncio.run(Shared(kafka.bootstrap_servers, Path(directory)).run())
         if wrong:
             tell_logs(Path(directory))
     return report(figures, wrong, as_json=as_json)

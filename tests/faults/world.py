@@ -92,6 +92,11 @@ class Worker:
                 env=env, stdout=log, stderr=log,
             )  # fmt: skip
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has died by itself, or was killed."""
+        return self.process is not None and self.process.returncode is not None
+
     async def died_within(self, seconds: float) -> bool:
         """Whether it ended by itself in that time."""
         assert self.process is not None

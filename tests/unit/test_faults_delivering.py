@@ -17,11 +17,11 @@ ONE_PROMISE = list(Promise)
 
 def verdict(
     promise: Promise, effects: int, state: State, *, doubts: int = 0, kill: int | None = 1_000,
-    gone: bool = False, letter: bool = False, signal: bool = False,
+    gone: bool = False, letter: bool = False, signal: bool = False, attempts: int = 1,
 ) -> tuple[dict[str, int], list[str]]:  # fmt: skip
     """One message's: how often it took effect, what was said last, and how many doubts were told."""
     seen = Seen(
-        last={KEY: (1, state)}, doubts={Doubted(KEY, n + 1, 500) for n in range(doubts)},
+        last={KEY: (attempts, state)}, doubts={Doubted(KEY, n + 1, 500) for n in range(doubts)},
         letters={KEY} if letter else set(), signals={KEY} if signal else set(),
         kills=[kill] if kill is not None else [],
     )  # fmt: skip
@@ -36,6 +36,7 @@ def test_one_effect_that_is_told_is_right(promise: Promise) -> None:
     assert figures == {
         "messages": 1, "requests": 2, "effects": 1, "sent_twice": 0, "twice_explained": 0, "unknown": 0,
         "unknown_unexplained": 0, "lost": 0, "gone": 0, "dead_lettered": 0,
+        "given_up": 0,
     }  # fmt: skip
 
 
@@ -81,6 +82,14 @@ def test_no_effect_is_lost_whatever_is_said(promise: Promise, state: State) -> N
     figures, wrong = verdict(promise, 0, state)
     assert figures["lost"] == 1
     assert wrong
+
+
+def test_whose_attempts_were_used_up_by_kills_has_a_letter() -> None:
+    figures, wrong = verdict(Promise.AT_LEAST_ONCE, 0, State.FAILED, letter=True, signal=True, attempts=4)
+    assert (wrong, figures["given_up"], figures["lost"]) == ([], 1, 0)
+    assert verdict(Promise.ONCE, 0, State.FAILED, letter=True, signal=True, attempts=3)[1]
+    assert verdict(Promise.ONCE, 0, State.FAILED, signal=True, attempts=4)[1]
+    assert verdict(Promise.ONCE, 1, State.FAILED, letter=True, signal=True, attempts=4)[1]
 
 
 def test_what_was_sent_must_be_said_to_be() -> None:
