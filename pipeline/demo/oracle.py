@@ -62,10 +62,12 @@ class Outcomes:
     def _move(self, pair: tuple[str, str], status: Status) -> None:
         """Moves the state of the one target that a status is of."""
         target, attempt = status.target_id or "", status.attempt or 0
-        before, _ = self.each[pair].get(target, (None, None))
+        before, why = self.each[pair].get(target, (None, None))
         so_far = self.attempts.get((*pair, target), 0)
         undelivered = status.state is State.FAILED and status.reason == Reason.UNDELIVERED
-        after = advance(before, status.state, newer_attempt=attempt > so_far, undelivered=undelivered)
+        # a receipt may be quicker than the status of the attempt that it is of
+        is_newer = attempt > so_far and why != Reason.UNDELIVERED
+        after = advance(before, status.state, newer_attempt=is_newer, undelivered=undelivered)
         self.attempts[*pair, target] = max(attempt, so_far)
         if after != before:
             self.each[pair][target] = (after, status.reason)
