@@ -10,7 +10,8 @@ from pipeline.demo.oracle import Outcomes
 from pipeline.demo.vendors import KINDS, told
 from pipeline.demo.workload import DELIVERED, REFUSED, UNDELIVERED, Shop, Workload
 from schemas.kinds import Channel, Reason, State
-from schemas.status import EventRef, Status
+from schemas.notification import EventRef
+from schemas.status import Status
 from tests.journeys.memory import NOON
 
 PAIR = ("n-1", "push")
