@@ -42,7 +42,7 @@ class Expected:
 
 DELIVERED = Expected(frozenset({State.SENT, State.DELIVERED}))
 REFUSED = Expected(frozenset({State.FAILED}), Reason.REFUSED)
-UNDELIVERED = Expected(frozenset({State.FAILED, State.BOUNCED}))
+BOUNCED = Expected(frozenset({State.BOUNCED}))
 
 
 @dataclass
@@ -219,7 +219,7 @@ class Shop:
         if channel is Channel.PUSH and user in self.lost:
             return REFUSED
         if channel is Channel.SMS and told["phone"] == UNDELIVERABLE:
-            return UNDELIVERED
+            return BOUNCED
         return DELIVERED
 
     def _order(self, n: int, user: str) -> None:

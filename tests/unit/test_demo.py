@@ -8,7 +8,7 @@ import pytest
 from pipeline.demo import oracle
 from pipeline.demo.oracle import Outcomes
 from pipeline.demo.vendors import KINDS, told
-from pipeline.demo.workload import DELIVERED, REFUSED, UNDELIVERED, Shop, Workload
+from pipeline.demo.workload import BOUNCED, DELIVERED, REFUSED, Shop, Workload
 from schemas.kinds import Channel, Reason, State
 from schemas.notification import EventRef
 from schemas.status import Status
@@ -54,7 +54,7 @@ def test_a_small_run_holds_every_outcome() -> None:
     ends = {(channel, expected.reason) for (_, channel), expected in load.pairs.items()}
     assert {channel for channel, _ in ends} == set(Channel)
     assert {("push", Reason.REFUSED), ("push", Reason.NO_ADDRESS), ("email", Reason.UNKNOWN_USER)} <= ends
-    assert UNDELIVERED in load.pairs.values()
+    assert BOUNCED in load.pairs.values()
     assert all((load.failed, load.ignored, load.duplicates, load.poison, load.gathered, load.not_before))
 
 
@@ -78,7 +78,7 @@ def test_a_push_that_only_finds_devices_that_are_gone_falls_back_to_mail_once() 
 
 def test_without_simulated_vendors_nothing_is_refused_but_by_the_webhooks() -> None:
     load = a_load(2_000, push_url=None)
-    refused = {channel for (_, channel), found in load.pairs.items() if found in (REFUSED, UNDELIVERED)}
+    refused = {channel for (_, channel), found in load.pairs.items() if found in (REFUSED, BOUNCED)}
     assert refused == {"webhook"}
     assert {orjson.loads(device)["platform"] for device in load.devices.values()} == {"ios", "android"}
 
