@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents import topics
+from agents import stops, topics
 from agents.plan import MAX_DETAIL, Work, wait_id
 from agents.route import Router
 from agents.sending import RANKS, Send
@@ -270,4 +270,5 @@ def cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
             broadcasts.put_cursor(rows, Cursor(cursor.n, progress, cursor.page))
     elif claim.origin != origin or claim.number <= work.mark:
         return ()
-    return () if cursor is None else (_progress(signal.id, work),)
+    told = () if cursor is None else (_progress(signal.id, work),)
+    return (*told, *stops.of_broadcast(signal.id, origin.at)) if _is_home(signal.id, origin, work) else told

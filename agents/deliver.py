@@ -1,27 +1,32 @@
 """Deliver: reads a channel's topic, decides calls by the effect ledger, writes `delivery-status` and the DLQ.
 
-Pure: the calls themselves are the pipeline's. State: attempts, results and reopenings, all write-once.
+Pure: the calls themselves are the pipeline's. State: attempts, results and reopenings, all write-once; and
+stops, which with expiry are the last gate before each call.
 """
 
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from agents import redrive, topics
+from msgspec import structs
+
+from agents import redrive, stops, topics
 from agents.sending import RANKS, Send
 from schemas import dead_letter
 from schemas.base import RecordUnreadable, encode
 from schemas.event import Unreadable
 from schemas.ids import hash_in, masked
-from schemas.kinds import Doubt, Reason, State
-from schemas.message import Message
-from schemas.notification import FAILED, PLAN, Signal
+from schemas.kinds import Channel, Doubt, Priority, Reason, State
+from schemas.message import Message, Stop
+from schemas.notification import DEAD_DEVICE, FAILED, PLAN, SUPPRESS, Signal
 from schemas.outcome import Outcome
 from schemas.status import Status, rfc3339
 from tables import effects
+from tables import stops as closed
 from tables.claims import Origin
-from tables.effects import MOST_REOPENINGS, Attempt, Reopening, Result
+from tables.effects import DOUBTFUL, MOST_ATTEMPTS, MOST_REOPENINGS, Attempt, Reopening, Result
 from tables.rows import Rows
+from tables.stops import Stopped
 
 MAX_ATTEMPTS = 4
 """The first and three retries; of a message, and again from each time that it is redriven."""
@@ -86,12 +91,22 @@ class Providers(Protocol):
 
 
 def read(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel:
-    """Reads a record of a channel topic. Raises Unreadable, which names the field."""
+    """Reads a message. Raises Unreadable, which names the field."""
+    found = receive(value, origin, headers)
+    if isinstance(found, Stop):
+        raise Unreadable("v: is that of a stop, not of a message")
+    return found
+
+
+def receive(value: bytes | None, origin: Origin, headers: Sequence[tuple[str, bytes]] = ()) -> Parcel | Stop:
+    """Reads a record of a channel topic, a message or a stop. Raises Unreadable, which names the field."""
     try:
-        message = Message.from_json(value)
-        return Parcel(message, value or b"", origin, redrive.name(headers), redrive.provider(headers))
+        found = stops.read(value)
     except RecordUnreadable as error:
         raise Unreadable(str(error)) from None
+    if isinstance(found, Stop):
+        return found
+    return Parcel(found, value or b"", origin, redrive.name(headers), redrive.provider(headers))
 
 
 def admit(
@@ -104,10 +119,15 @@ def admit(
     """
     message, effect = parcel.message, parcel.effect
     expired = message.expires_at is not None and now >= message.expires_at
+    stopped = closed.against(rows, message)
+    if stopped is not None and expired and (message.expires_at or 0) <= stopped.at:
+        stopped = None  # as was said of it before
     last = effects.last_attempt(rows, effect)
     if last is None:
         if parcel.origin.at < oldest and parcel.redrive is None:
             return Admitted(None, [_status(message, State.TOO_OLD, parcel.origin.at, Reason.TOO_OLD)])
+        if stopped is not None:
+            return Admitted(None, _stopped(message, stopped, None))
         if expired:
             return Admitted(None, [_expired(message, None)])
         attempted = _attempt(parcel, rows, 1, now, providers.choose(only=parcel.provider))
@@ -123,10 +143,12 @@ def admit(
         return Admitted(None)
     asked = effects.asked_provider(rows, effect)
     if result is None:
-        return _resolve_cut_off(parcel, rows, last, now, providers, asked, expired=expired)
+        return _resolve_cut_off(parcel, rows, last, now, providers, asked, stopped, expired=expired)
     keyed = providers.honours_keys(result.provider)
     if _may_go_on(parcel, result, rows, honours_keys=keyed):
         again = [] if told else _implied_so_far(parcel, rows, last.n)
+        if stopped is not None:
+            return Admitted(None, [*again, *_stopped(message, stopped, result)])
         if expired:
             if result.kind == "deferred":
                 again = [*again, _expired(message, result)]
@@ -134,26 +156,60 @@ def admit(
         in_doubt = keyed and result.kind == "doubtful"
         if in_doubt and (soon := _unsettled(providers, result.provider, result.at, now)):
             return Admitted(None, (), soon)
-        chosen = _choose_after(result, providers, asked, keyed=keyed)
+        chosen = _choose_after(parcel, result, rows, providers, asked, keyed=keyed)
         attempted = _attempt(parcel, rows, last.n + 1, now, chosen, again)
         if attempted is not None:
             return attempted._replace(asks=in_doubt)
     if parcel.redrive is not None and result.kind in FAILURES:
+        if stopped is not None:
+            return Admitted(None, _stopped(message, stopped, result))
         reopened = _reopen(parcel, parcel.redrive, result, rows, now, providers, expired=expired)
         if reopened is not None:
             return reopened
     # what was said before a call is surely out; a cut-off was found without one
     cut_off = result.kind == "cut_off"
-    return Admitted(None, _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result))
+    sends = _implied_so_far(parcel, rows, last.n) if cut_off else implied(parcel, result)
+    if cut_off and stopped is not None and _would_go_on(message, keyed=keyed):
+        sends += _stopped(message, stopped, result)
+    return Admitted(None, sends + _too_late(parcel, result, rows))
+
+
+def _would_go_on(message: Message, *, keyed: bool) -> bool:
+    """Whether a call that nobody saw end is followed by another."""
+    return keyed or message.doubt is Doubt.AT_LEAST_ONCE
+
+
+def _too_late(parcel: Parcel, result: Result, rows: Rows) -> list[Send]:
+    """Says of a message that was cancelled that it had been called, if it was."""
+    stop = stops.of_cancel(rows, parcel.message.id)
+    return [] if stop is None else stops.too_late(stop, parcel.message.target_id, result)
+
+
+def _stopped(message: Message, stopped: Stopped, last: Result | None) -> list[Send]:
+    """What is said of a message that is not called (again) because something stands against it.
+
+    What was in doubt stays so.
+    """
+    state, reason = stops.VERDICTS[stopped.kind]
+    if last is not None and last.kind in DOUBTFUL:
+        state = State.UNKNOWN
+    saw = stops.saw(stopped, message.channel)
+    attempt = last.n if last is not None else None
+    sends = [_status(message, state, stopped.at, reason, attempt=attempt, detail=saw)]
+    if message.has_fallback and state is State.SUPPRESSED and stops.goes_on(stopped):
+        sends.append(_tell_core(message))
+    return sends
 
 
 def _choose_after(
-    result: Result, providers: Providers, asked: str | None, *, keyed: bool
+    parcel: Parcel, result: Result, rows: Rows, providers: Providers, asked: str | None, *, keyed: bool
 ) -> str | float | None:
-    """Who is called next: another only where the last surely did not send, or may send twice."""
-    if result.kind == "deferred":
-        return providers.choose(after=result.provider, only=asked)
-    return providers.choose(only=result.provider if keyed else asked)
+    """Who is called next: another only where nobody may have sent it, or it may be sent twice."""
+    if result.kind != "deferred":
+        return providers.choose(only=result.provider if keyed else asked)
+    if parcel.message.doubt is Doubt.AT_MOST_ONCE and effects.in_doubt_elsewhere(rows, parcel.effect, ""):
+        return providers.choose(only=result.provider)  # by its key alone it still goes on
+    return providers.choose(after=result.provider, only=asked)
 
 
 def _unsettled(providers: Providers, provider: str, at: int, now: int) -> float:
@@ -170,7 +226,7 @@ def _is_anothers(parcel: Parcel, result: Result | None, rows: Rows) -> bool:
     return result is None or _may_go_on(parcel, result, rows, honours_keys=False)
 
 
-FAILURES = ("refused", "deferred")
+FAILURES = effects.UNSENT
 """The results that are surely without effect."""
 
 
@@ -187,7 +243,7 @@ def _reopen(
     before = next((one for one in made if one.redrive == letter), None)
     if before is not None:
         return None if before.place == place else Admitted(None)
-    if len(made) >= MOST_REOPENINGS:
+    if len(made) >= MOST_REOPENINGS or last.n >= MOST_ATTEMPTS - MOST_CALLS:
         return None
     if expired:
         return Admitted(None, [_expired(parcel.message, last)])
@@ -221,7 +277,7 @@ def _attempt(
     if provider is None:
         return None
     if not isinstance(provider, str):
-        return Admitted(None, (), provider)
+        return Admitted(None, sends, provider)
     hashed = blake2b(parcel.value, digest_size=16).hexdigest()
     attempt = Attempt(n, parcel.key, hashed, provider, now)
     effects.put_attempt(rows, parcel.effect, attempt)
@@ -245,29 +301,35 @@ def _resolve_cut_off(
     now: int,
     providers: Providers,
     asked: str | None,
+    stopped: Stopped | None,
     *,
     expired: bool,
 ) -> Admitted:
     """An attempt of a former owner that nobody saw end: the provider's key settles it, else the policy.
 
-    What has expired is not called again, and stays in doubt.
+    What has expired or is stopped is not called again, and stays in doubt.
     """
     keyed = providers.honours_keys(last.provider)
-    if keyed and not expired:
+    used_up = last.n - effects.counted_from(rows, parcel.effect) >= MOST_CALLS
+    ends = expired or used_up or stopped is not None
+    if keyed and not ends:
         if soon := _unsettled(providers, last.provider, last.at, now):
             return Admitted(None, (), soon)
         so_far = _implied_so_far(parcel, rows, last.n)
         attempted = _attempt(parcel, rows, last.n + 1, now, providers.choose(only=last.provider), so_far)
         if attempted is not None:
             return attempted._replace(asks=True)
-    goes_on = not expired and parcel.message.doubt is Doubt.AT_LEAST_ONCE
+    goes_on = not ends and parcel.message.doubt is Doubt.AT_LEAST_ONCE
     chosen = providers.choose(only=asked) if goes_on else None
     if chosen is not None and not isinstance(chosen, str):
         return Admitted(None, (), chosen)
     result = Result(last.n, "cut_off", last.at, last.provider, None, Reason.CALL_CUT_OFF)
     effects.put_result(rows, parcel.effect, result)
     so_far = _implied_so_far(parcel, rows, last.n)
-    return _attempt(parcel, rows, last.n + 1, now, chosen, so_far) or Admitted(None, so_far)
+    if stopped is not None and _would_go_on(parcel.message, keyed=keyed):
+        so_far += _stopped(parcel.message, stopped, result)
+    attempted = _attempt(parcel, rows, last.n + 1, now, chosen, so_far)
+    return attempted or Admitted(None, so_far + _too_late(parcel, result, rows))
 
 
 def _implied_so_far(parcel: Parcel, rows: Rows, last: int) -> list[Send]:
@@ -292,7 +354,8 @@ def _may_go_on(parcel: Parcel, result: Result, rows: Rows, *, honours_keys: bool
 def is_used_up(result: Result, counted_from: int) -> bool:
     """Whether a message has had all its attempts, of those after `counted_from`."""
     calls = result.n - counted_from
-    return (calls if result.tried is None else result.tried) >= MAX_ATTEMPTS or calls >= MOST_CALLS
+    tried = calls if result.tried is None else result.tried
+    return tried >= MAX_ATTEMPTS or calls >= MOST_CALLS or result.n >= MOST_ATTEMPTS - 1
 
 
 def settle(
@@ -315,24 +378,35 @@ def settle(
     `elsewhere`: another provider may be called at once where this one surely did not send; `settles_after`:
     seconds from which on a doubt can be settled where it arose.
     """
-    all_of_them = attempt.n - effects.counted_from(rows, parcel.effect)
-    before = effects.result(rows, parcel.effect, attempt.n - 1) if all_of_them > 1 else None
-    tried = (all_of_them - 1 if before is None or before.tried is None else before.tried) + counts
+    counted_from = effects.counted_from(rows, parcel.effect)
+    all_of_them = attempt.n - counted_from
+    tried = _tried_before(rows, parcel.effect, attempt.n, counted_from) + counts
     result = Result(
         attempt.n, outcome.kind, now, attempt.provider, outcome.provider_message_id, outcome.reason,
         outcome.code, None if tried == all_of_them else tried,
+        outcome.dead_since if outcome.kind == "refused" else None,
     )  # fmt: skip
     effects.put_result(rows, parcel.effect, result)
     goes_on = _may_go_on(parcel, result, rows, honours_keys=honours_keys)
     sends = implied(parcel, result, goes_on=goes_on)
     if not goes_on:
-        return sends, None
+        return sends + _too_late(parcel, result, rows), None
     if elsewhere and outcome.kind == "deferred":
         return sends, 0.0
     if outcome.retry_after is not None:
         return sends, min(max(0.0, outcome.retry_after), MOST_WAIT)
     wait = min(FIRST_WAIT * 2 ** max(0, tried - 1), MOST_WAIT) * jitter
     return sends, max(wait, settles_after) if outcome.kind == "doubtful" else wait
+
+
+def _tried_before(rows: Rows, effect: bytes, n: int, counted_from: int) -> int:
+    """How many attempts after `counted_from` and before the n-th count; those that were cut off do."""
+    for before in range(n - 1, counted_from, -1):
+        found = effects.result(rows, effect, before)
+        if found is not None:
+            tried = before - counted_from if found.tried is None else found.tried
+            return tried + n - 1 - before
+    return n - 1 - counted_from
 
 
 def _expired(message: Message, after: Result | None) -> Send:
@@ -369,7 +443,27 @@ def implied(parcel: Parcel, result: Result, *, goes_on: bool = False) -> list[Se
         )
         if message.has_fallback:
             sends.append(_tell_core(message))
+    if result.dead_since is not None:
+        sends += _dead_target(message, result)
     return sends
+
+
+def _dead_target(message: Message, result: Result) -> list[Send]:
+    """Tells core of a target that is dead for good: the device is dropped, the e-mail address suppressed.
+
+    Where the vendor does not say since when, the message's own time counts: what was registered after it was
+    planned is another registration.
+    """
+    found = Signal(
+        kind=DEAD_DEVICE, id=message.id, user_id=message.user_id, channel=message.channel,
+        target_id=message.target_id, since=result.dead_since or message.at,
+    )  # fmt: skip
+    if message.channel is Channel.EMAIL:
+        found = structs.replace(found, kind=SUPPRESS, reason=State.BOUNCED, since=None)
+    elif message.channel is not Channel.PUSH:
+        return []
+    lane = topics.NOTIFICATION_LANES[Priority.HIGH]
+    return [Send(lane, message.user_id.encode(), encode(found), hash_in(message.id))]
 
 
 def _tell_core(message: Message) -> Send:
@@ -415,12 +509,13 @@ def _status(
     reason: str | None,
     result: Result | None = None,
     attempt: int | None = None,
+    detail: str | None = None,
 ) -> Send:
     told = result.reason if result else None
     found = Status(
         notification_id=message.id, user_id=message.user_id, channel=message.channel,
         target=masked(message.target), target_id=message.target_id, state=state,
-        reason=reason or told, detail=told if reason else None,
+        reason=reason or told, detail=(told if reason else None) or detail,
         at=rfc3339(at), event_at=message.event_at, provider=result.provider if result else None,
         provider_message_id=result.provider_message_id if result else None,
         attempt=result.n if result else attempt, event=message.event, code=result.code if result else None,

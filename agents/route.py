@@ -40,8 +40,9 @@ class Router:
             subject=words.subject, text=words.text, html=words.html, event=n.event, event_at=n.event_at,
             at=self.at, category=n.category, priority=n.priority, doubt=n.doubt, expires_at=n.expires_at,
             has_fallback=has_fallback, platform=device.platform if device else None,
-            keys=(device.keys or None) if device else None,
-            attachments=n.attachments if channel is Channel.EMAIL else None, unsubscribe=unsubscribe,
+            keys=(device.keys or None) if device else None, mandatory=n.mandatory or None,
+            broadcast=n.broadcast, attachments=n.attachments if channel is Channel.EMAIL else None,
+            unsubscribe=unsubscribe,
         )  # fmt: skip
         status = Status(
             notification_id=n.id, user_id=n.user_id, channel=channel, target=masked(target), target_id=name,

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from agents import broadcast, plan, topics
+from agents import broadcast, plan, stops, topics
 from agents.plan import Work
 from agents.sending import Send
-from schemas.ids import hash_in, packed
-from schemas.kinds import Reason, State
+from schemas.ids import hash_in, packed, partition_of, user_hash
+from schemas.kinds import Channel, Reason, State
 from schemas.notification import (
     CANCEL,
     CANCEL_BROADCAST,
     COLLECT,
+    DEAD_DEVICE,
     ESCALATE,
     FAILED,
     LIFT,
@@ -22,11 +23,9 @@ from schemas.notification import (
     Signal,
 )
 from schemas.status import Status, rfc3339
-from tables import claims, digests, suppressed, waits, watches
-from tables.claims import Claim, Instead, Origin
+from tables import claims, digests, people, suppressed, waits, watches
+from tables.claims import Claim, Instead, Origin, Pinned
 from tables.rows import Rows
-
-SOURCE = "carillon:cancel"
 
 
 def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
@@ -41,18 +40,30 @@ def hear(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
     elif signal.kind == FAILED:
         return _failed(signal, origin, work)
     elif signal.kind in (SUPPRESS, LIFT) and signal.channel is not None and signal.target_id is not None:
-        at = origin.at if signal.at is None else min(signal.at, origin.at)
-        _suppress(signal, at, work.rows)
+        return _suppress(signal, signal.channel, signal.target_id, origin, work)
+    elif signal.kind == DEAD_DEVICE and signal.target_id is not None and signal.since is not None:
+        people.drop_device(work.rows, signal.user_id, signal.target_id, signal.since)
     return ()
 
 
-def _suppress(signal: Signal, at: int, rows: Rows) -> None:
+def _suppress(signal: Signal, channel: Channel, target_id: str, origin: Origin, work: Work) -> Sequence[Send]:
+    """Suppresses an address, and stops what is on its way there; or lifts that. A repeat stops it again.
+
+    Of a phone number every partition hears, and one of them tells the channel.
+    """
+    at = origin.at if signal.at is None else min(signal.at, origin.at)
     reason = (signal.reason or SUPPRESS) if signal.kind == SUPPRESS else None
     if not signal.user_id:
-        suppressed.tell_number(rows, signal.target_id or "", reason, at)
-    elif signal.channel is not None:
-        of = suppressed.name(signal.channel, signal.target_id or "", signal.category)
-        suppressed.tell(rows, signal.user_id, of, reason, at)
+        suppressed.tell_number(work.rows, target_id, reason, at)
+        now = suppressed.of_number(work.rows, target_id)
+        here = partition_of(user_hash(target_id), work.policy.partitions) == origin.partition
+        stop = stops.of_number(target_id, reason, origin.at) if here else None
+    else:
+        of = suppressed.name(channel, target_id, signal.category)
+        suppressed.tell(work.rows, signal.user_id, of, reason, at)
+        now = suppressed.of_user(work.rows, signal.user_id).get(of)
+        stop = stops.of_target(signal.user_id, channel, target_id, signal.category, reason, origin.at)
+    return () if stop is None or reason is None or now != (reason, at) else (stop,)
 
 
 def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
@@ -69,7 +80,9 @@ def _failed(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
 
 
 def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
-    """Drops whatever waits. One that comes first leaves its mark: the plan's claim, without a position.
+    """Drops whatever waits, and stops what is queued: each channel says of that whether it was in time.
+
+    One that comes first leaves its mark: the plan's claim, without a position.
 
     Whoever cancels may not know the user: the partition is the one that the id tells.
     """
@@ -86,18 +99,23 @@ def _cancel(signal: Signal, origin: Origin, work: Work) -> Sequence[Send]:
             claims.put(rows, first, Claim(origin, "", work.number, 0, (), instead=mark))
         if decided is None:
             return ()
+        queued = stops.queued_on(rows, signal.id)
         in_time = _drop(signal.id, rows) or decided.mendable
         reason = Reason.CANCELLED if in_time else Reason.CANCELLED_TOO_LATE
-        claim = Claim(origin, "", work.number, 0, (), instead=Instead(State.CANCELLED, reason))
+        mark = Instead(State.CANCELLED, Reason.CANCEL_ASKED if queued else reason)
+        pinned = tuple(Pinned(channel, None, mark.reason) for channel in queued)
+        claim = Claim(origin, "", work.number, 0, pinned, instead=mark)
         claims.put(rows, key, claim)
     elif claim.origin != origin or claim.number <= work.mark:
         return ()
     status = Status(
         notification_id=signal.id, user_id=signal.user_id, state=State.CANCELLED,
         reason=claim.instead.reason if claim.instead else None, at=rfc3339(claim.origin.at),
-        event_at=claim.origin.at, event=signal.event or EventRef(source=SOURCE, id=signal.id, type=CANCEL),
+        event_at=claim.origin.at,
+        event=signal.event or EventRef(source=stops.SOURCE, id=signal.id, type=CANCEL),
     )  # fmt: skip
-    return (Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), hash_in(signal.id)),)
+    told = Send(topics.DELIVERY_STATUS, signal.user_id.encode(), status.to_json(), hash_in(signal.id))
+    return (told, *stops.of_notification(signal, (one.channel for one in claim.pinned), claim.origin.at))
 
 
 def _drop(notification: str, rows: Rows) -> bool:

@@ -23,13 +23,13 @@ from pipeline.providers.countries import country_of
 from pipeline.providers.provider import Place
 from pipeline.receipts.secret import mailing
 from pipeline.settings import Retention, Settings, SettingsError, bootstrap_servers, load
-from pipeline.topics import DAYS, ROLES, changelog, counts, credentials, group, partitions
+from pipeline.topics import DAYS, DEAD_LETTER_DAYS, ROLES, changelog, counts, credentials, group, partitions
 from pipeline.wiring import Wiring, origin_of
 from schemas.event import Unreadable
 from schemas.ids import partition_of, user_hash
 from schemas.kinds import Channel
 from schemas.notification import FanOut, Signal
-from tables import caps, claims, effects, history, reports, watches
+from tables import caps, claims, effects, history, reports, stops, watches
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
     if role == "core":
         return (
             Sweep(claims.PREFIX, claims.forget, claimed), Sweep(caps.PREFIX, caps.forget, claimed),
-            Sweep(watches.PREFIX, watches.forget, claimed),
+            Sweep(watches.PREFIX, watches.forget, claimed), Sweep(stops.CLOSED, stops.forget_closed, claimed),
         )  # fmt: skip
     if role == "status":
         told = milliseconds(kept.history)
@@ -53,7 +53,12 @@ def sweeps(role: str, kept: Retention) -> tuple[Sweep, ...]:
             Sweep(history.BY_USER, history.forget, told), Sweep(history.MINUTES, history.forget_minute, told),
             Sweep(reports.PREFIX, reports.forget, told),
         )  # fmt: skip
-    return (Sweep(effects.ATTEMPTS, effects.forget, milliseconds(kept.attempts)),)
+    # no message outlives its attempts but a dead letter, which may be put back as long as there is one
+    stopped = milliseconds(max(kept.attempts, DEAD_LETTER_DAYS))
+    return (
+        Sweep(effects.ATTEMPTS, effects.forget, milliseconds(kept.attempts)),
+        Sweep(stops.PREFIX, stops.forget, stopped),
+    )
 
 
 class Roles:
@@ -148,7 +153,7 @@ class Roles:
             self.wiring.send(unit, [know.astray(topic, key, record.value, hashed, record.headers)])
             return
         at = redrive.origin(record.headers, origin_of(record)).at if record.headers else record.timestamp
-        know.know(topic, record.key, record.value, at, unit)
+        self.wiring.send(unit, know.know(topic, record.key, record.value, at, unit, unit.number, unit.mark))
 
     def _take_in(self, record: Record, unit: Unit) -> None:
         sends = intake.take_in(record.value, record.headers, origin_of(record), self.catalogue)
@@ -185,7 +190,9 @@ class Roles:
     def _channel(self, app: UnitApp, channel: Channel) -> None:
         channel_settings = self.settings.channels[channel]
         pool = self.pool(channel)
-        deadline = max(p.timeout for p in channel_settings.providers.values())
+        providers = channel_settings.providers.values()
+        # who is asked what became of a call is called after that
+        deadline = max(p.timeout * (1 if getattr(p, "ask_after", None) is None else 2) for p in providers)
         stage = Delivery(
             channel, pool, self.wiring, self.metrics, channel_settings.window, deadline,
             milliseconds(self.settings.retention.attempts),

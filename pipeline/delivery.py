@@ -5,7 +5,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from agents import deliver, intake, topics
+from agents import deliver, intake, stops, topics
 from agents.deliver import Parcel
 from pipeline.engine import Call, Record, Unit
 from pipeline.engine.timers import is_told
@@ -14,7 +14,8 @@ from pipeline.pool import Offer, Pool
 from pipeline.providers.provider import Queryable
 from pipeline.wiring import Wiring, origin_of
 from schemas.kinds import Channel
-from schemas.outcome import Outcome
+from schemas.message import Stop
+from schemas.outcome import Outcome, doubtful
 from tables.effects import Attempt
 
 log = logging.getLogger(__name__)
@@ -64,17 +65,23 @@ class Delivery:
         """Takes its share of every provider's limit."""
         self.pool.set_share(share)
 
-    def identify(self, record: Record) -> Call[Errand]:
-        """Reads a message. Raises Unreadable."""
-        parcel = deliver.read(record.value, origin_of(record), record.headers)
+    def identify(self, record: Record) -> Call[Errand | Stop]:
+        """Reads a message, or a stop, which waits for nobody's turn. Raises Unreadable."""
+        parcel = deliver.receive(record.value, origin_of(record), record.headers)
+        if isinstance(parcel, Stop):
+            place = f"stop|{record.topic}-{record.partition}-{record.offset}".encode()
+            return Call(place, place, parcel, record)
         # a redriven message waits for its turn: one that joined a copy would end with it, and not be decided
         effect = parcel.effect + (parcel.redrive or "").encode()
         errand = Errand(parcel, Offer(self.pool, parcel.message), is_told(record))
         return Call(effect, parcel.message.user_id.encode(), errand, record, parcel.effect)
 
-    def admit(self, call: Call[Errand], unit: Unit) -> bool | float:
+    def admit(self, call: Call[Errand | Stop], unit: Unit) -> bool | float:
         """Writes the attempt, or what the ledger knows already; or nothing, while nobody may be called."""
         errand = call.message
+        if isinstance(errand, Stop):
+            self.wiring.send(unit, stops.hear(errand, unit))
+            return False
         errand.offer.release()  # where the unit is decided anew
         try:
             admitted = deliver.admit(
@@ -88,36 +95,43 @@ class Delivery:
         if admitted.attempt is None:
             errand.offer.release()
         if admitted.later is not None:
+            errand.told = True  # what its earlier attempts imply was said just now
             return admitted.later
         errand.attempt, errand.asks = admitted.attempt, admitted.asks
         return admitted.attempt is not None
 
-    def drop(self, call: Call[Errand]) -> None:
-        """Gives back what was reserved for a call."""
-        call.message.offer.release()
+    def is_ready(self, call: Call[Errand | Stop]) -> bool:
+        """Whether somebody may be called now."""
+        return not isinstance(call.message, Errand) or call.message.offer.is_ready
 
-    async def call(self, call: Call[Errand]) -> tuple[Outcome, bool]:
+    def drop(self, call: Call[Errand | Stop]) -> None:
+        """Gives back what was reserved for a call."""
+        if isinstance(call.message, Errand):
+            call.message.offer.release()
+
+    async def call(self, call: Call[Errand | Stop]) -> tuple[Outcome, bool]:
         """Calls the provider; an outcome, always, and whether it counts as an attempt."""
-        started, parcel, offer = time.perf_counter(), call.message.parcel, call.message.offer
+        started, parcel, offer = time.perf_counter(), _errand(call).parcel, _errand(call).offer
         assert offer.member is not None
         provider = offer.member.provider
-        try:
-            with self.metrics.calling(provider.name, self.channel):
-                outcome = None
-                if call.message.asks and isinstance(provider, Queryable) and provider.ask_after is not None:
+        with self.metrics.calling(provider.name, self.channel):
+            outcome = None
+            try:
+                if _errand(call).asks and isinstance(provider, Queryable) and provider.ask_after is not None:
                     outcome = await provider.find(parcel.message, parcel.key)
                 if outcome is None:
                     outcome = await provider.send(parcel.message, parcel.key)
-        except BaseException:
-            offer.release()
-            raise
+            except Exception as error:
+                # a provider does not raise; where one does, nobody knows how far it came
+                log.exception("%s raised", provider.name)
+                outcome = doubtful(f"raised {type(error).__name__}", fault="provider")
         counts = offer.end(outcome)
         self.metrics.called(provider.name, self.channel, outcome.kind, time.perf_counter() - started)
         return outcome, counts
 
-    def settle(self, call: Call[Errand], result: tuple[Outcome, bool], unit: Unit) -> float | None:
+    def settle(self, call: Call[Errand | Stop], result: tuple[Outcome, bool], unit: Unit) -> float | None:
         """Writes the result and what it implies."""
-        errand, (outcome, counts) = call.message, result
+        errand, (outcome, counts) = _errand(call), result
         assert errand.attempt is not None
         provider = errand.attempt.provider
         sends, wait = deliver.settle(
@@ -142,3 +156,9 @@ class Delivery:
             record.headers,
         )  # fmt: skip
         self.wiring.send(unit, [dead])
+
+
+def _errand(call: Call[Errand | Stop]) -> Errand:
+    """What a call is made for: a stop is none."""
+    assert isinstance(call.message, Errand)
+    return call.message

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
-from agents import broadcast, redrive, topics
+from agents import broadcast, redrive, stops, topics
 from agents import plan as planning
 from agents import replay as foreseeing
 from agents.catalogue import Catalogue
@@ -26,7 +26,7 @@ from pipeline.topics import DAYS, changelog, partitions
 from pipeline.wiring import origin_of
 from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
-from schemas.message import Message
+from schemas.message import Stop
 from schemas.notification import PLAN, FanOut, Signal
 from tables import claims, effects
 from tables.claims import Claim
@@ -265,7 +265,9 @@ def note(record: Any, prefix: str, catalogue: Catalogue, seen: Range, oldest: in
                 return  # a signal that is heard again does nothing, nor does what waited for its time
             found = [one]
         elif topic.removesuffix(topics.EXPRESS) in topics.MESSAGES.values():
-            message = Message.from_json(record.value)
+            message = stops.read(record.value)
+            if isinstance(message, Stop):
+                return  # what is heard again does nothing
             effect = effects.effect(message.id, message.step, message.target_id)
             old = record.timestamp < oldest and redrive.name(record.headers) is None
             seen.want(effect, message.event.type, old=old)

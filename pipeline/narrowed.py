@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from agents import narrow, redrive, topics
+from agents import narrow, redrive, stops, topics
 from agents import replay as foreseeing
 from agents.catalogue import Catalogue
 from agents.narrow import Narrowing
@@ -39,7 +39,7 @@ from schemas.base import RecordUnreadable
 from schemas.event import Unreadable
 from schemas.ids import hash_in
 from schemas.kinds import Reason
-from schemas.message import Message
+from schemas.message import Stop
 from schemas.notification import FanOut, Notification
 from tables import claims, effects
 
@@ -341,8 +341,8 @@ def message_of(record: Any, narrowing: Narrowing, now: int) -> list[tuple[bytes,
 
     Raises RecordUnreadable.
     """
-    message = Message.from_json(record.value)
-    if not narrowing.wants(message.id, message.user_id, message.event):
+    message = stops.read(record.value)
+    if isinstance(message, Stop) or not narrowing.wants(message.id, message.user_id, message.event):
         return []
     effect = effects.effect(message.id, message.step, message.target_id)
     expired = message.expires_at is not None and now >= message.expires_at

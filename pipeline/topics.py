@@ -21,6 +21,7 @@ DAYS = 86_400_000
 MESSAGE_BYTES = 1_048_576
 DEAD_LETTER_BYTES = 4 << 20
 """A dead letter is its original and some headers, so it must fit where the original did."""
+DEAD_LETTER_DAYS = 30
 CHANGELOG_BYTES = 20_000_000
 METADATA_SECONDS = 20.0
 
@@ -76,17 +77,17 @@ def all_topics(settings: Settings) -> list[Topic]:
         Topic(topics.DELIVERY_STATUS, status, kept(statuses)),
         Topic(topics.CONTENTS, status, kept(statuses, 2 * MESSAGE_BYTES)),
         Topic(topics.CONTROL, 1, kept(7)),
-        Topic(topics.DEAD_EVENTS, core, kept(30, DEAD_LETTER_BYTES)),
-        Topic(topics.DEAD_NOTIFICATIONS, core, kept(30, DEAD_LETTER_BYTES)),
-        Topic(topics.DEAD_PEOPLE, core, kept(30, DEAD_LETTER_BYTES)),
-        Topic(topics.DEAD_STATUS, status, kept(30, DEAD_LETTER_BYTES)),
+        Topic(topics.DEAD_EVENTS, core, kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
+        Topic(topics.DEAD_NOTIFICATIONS, core, kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
+        Topic(topics.DEAD_PEOPLE, core, kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
+        Topic(topics.DEAD_STATUS, status, kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
     ]
     for channel in Channel:
         count, name = partitions(settings, channel), topics.MESSAGES[channel]
         found += [
             Topic(name, count, kept(sources, 2 * MESSAGE_BYTES)),
             Topic(name + topics.EXPRESS, count, kept(sources, 2 * MESSAGE_BYTES)),
-            Topic(topics.DEAD_MESSAGES[channel], count, kept(30, DEAD_LETTER_BYTES)),
+            Topic(topics.DEAD_MESSAGES[channel], count, kept(DEAD_LETTER_DAYS, DEAD_LETTER_BYTES)),
         ]
     lag = {"min.compaction.lag.ms": str(3_600_000)}
     found += [

@@ -94,6 +94,8 @@ class Reason(StrEnum):
     IN_DIGEST = "in_digest"
     CANCELLED = "cancelled"
     CANCELLED_TOO_LATE = "cancelled_too_late"
+    CANCEL_ASKED = "cancel_asked"
+    USER_ERASED = "user_erased"
     FALLBACK = "fallback"
     ESCALATED = "escalated"
     EXPIRED = "expired"

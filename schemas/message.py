@@ -11,6 +11,7 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     `platform` and `keys` are a device's. `has_fallback`: core is to hear if it fails. `attachments` are
     ids, of e-mails alone; what stands under an id never changes.
     `unsubscribe`: the URL at which an e-mail's reader wants no more of its kind, by one POST (RFC 8058).
+    `mandatory`: no wish of the user's stands against it; `broadcast`: the one that told it.
     """
 
     id: str
@@ -34,6 +35,32 @@ class Message(Record, frozen=True, kw_only=True, tag_field="v", tag=1):
     keys: dict[str, str] | None = None
     attachments: tuple[str, ...] | None = None
     unsubscribe: str | None = None
+    mandatory: bool | None = None
+    broadcast: str | None = None
+
+
+class Stop(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
+    """What travels beside messages on the express topics: some that wait are not to be sent any more.
+
+    `kind`: of those of a user that were planned up to `at` (the broker's time in ms) all (user), those on
+    this channel (channel), of categories or to targets (`names`; a target may be of one category); of
+    whomever, those to a phone number; or, whenever they were planned, those of one `id` (notification,
+    broadcast). `reason`: what became of a target; `event`: of what is cancelled.
+    """
+
+    kind: str
+    user_id: str
+    channel: Channel
+    at: int
+    names: tuple[str, ...] | None = None
+    id: str | None = None
+    reason: str | None = None
+    event: EventRef | None = None
+
+
+NOTIFICATION, BROADCAST = "notification", "broadcast"
+USER, CHANNEL, CATEGORY, TARGET, NUMBER = "user", "channel", "category", "target", "number"
+"""The kinds of stops."""
 
 
 class ChannelContent(Record, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ PLAN, DIGEST, COLLECT = "plan", "digest", "collect"
 RESUME, FALLBACK, ESCALATE = "resume:", "fallback:", "escalate:"
 """Steps; those that end in a colon have a number behind it."""
 CANCEL, SEEN, FAILED, SUPPRESS, LIFT = "cancel", "seen", "failed", "suppress", "lift"
-CANCEL_BROADCAST = "cancel_broadcast"
+CANCEL_BROADCAST, DEAD_DEVICE = "cancel_broadcast", "dead_device"
 """The kinds of signals."""
 
 
@@ -105,7 +105,8 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     the notification, and of one `category` alone if there is one; or cancel_broadcast, which goes to every
     partition and whose `id` is the broadcast's. A suppress or lift without a user is of a phone number (its
     `target_id` is `phone_id`), whoever has it, and goes to every partition too. `step` is that of the message
-    that failed. `at` (ms): when it was so, if that is not when it was told.
+    that failed. `at` (ms): when it was so, if that is not when it was told. dead_device: the device of
+    `target_id` takes nothing any more, `since` (ms).
     """
 
     kind: str
@@ -118,6 +119,7 @@ class Signal(Record, frozen=True, kw_only=True, tag_field="v", tag=2):
     event: EventRef | None = None
     category: str | None = None
     at: int | None = None
+    since: int | None = None
 
 
 class FanOut(Record, frozen=True, kw_only=True, tag_field="v", tag=3):

@@ -16,6 +16,8 @@ MOST_REOPENINGS = 100
 """Of one effect; so that its attempts stay below their own bound."""
 DOUBTFUL = ("doubtful", "cut_off")
 """The results after which nobody knows whether it was sent."""
+UNSENT = ("refused", "deferred")
+"""The results that are surely without effect."""
 
 
 class Attempt(NamedTuple):
@@ -32,7 +34,7 @@ class Result(NamedTuple):
     """How a call ended: an outcome's kind (schemas/outcome.py), or `cut_off` for one that no one saw end.
 
     `code` is the vendor's own; `tried`: how many attempts count, up to it and since the effect was opened
-    last (None: all of them).
+    last (None: all of them). `dead_since`: the target is dead for good since then (ms; 0: not said).
     """
 
     n: int
@@ -43,6 +45,7 @@ class Result(NamedTuple):
     reason: str | None = None
     code: str | None = None
     tried: int | None = None
+    dead_since: int | None = None
 
 
 class Reopening(NamedTuple):
@@ -60,6 +63,17 @@ class Reopening(NamedTuple):
 def effect(notification: str, step: str, target_id: str) -> bytes:
     """The name of an effect: one target of one step of one notification; without target, of the step."""
     return packed(notification) + step.encode() + b"|" + target_id.encode() + b"|"
+
+
+def of_notification(rows: Rows, notification: str) -> list[bytes]:
+    """The effects of a notification that were ever attempted."""
+    found = rows.scan(ATTEMPTS + packed(notification))
+    return [key[len(ATTEMPTS) : -1] for key, _ in found if key.endswith(b"|1")]
+
+
+def target_of(effect: bytes) -> str:
+    """The target id in the name of an effect."""
+    return effect[:-1].rpartition(b"|")[2].decode()
 
 
 def attempt(rows: Rows, effect: bytes, n: int) -> Attempt | None:

@@ -162,6 +162,7 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
     return row != before
 
 
+_CHANGES_NOTHING = (Reason.CANCEL_ASKED, Reason.CANCELLED_TOO_LATE)
 WHOLE = ":"
 """The pair of a notification that has no channel (yet): ignored, or failed before it had any."""
 
@@ -169,6 +170,8 @@ WHOLE = ":"
 def _move(rows: Rows, history: History, status: Status, at: int) -> None:
     name = f"{status.channel or ''}:{status.target_id or ''}"
     pairs = history["pairs"]
+    if status.state is State.CANCELLED and status.reason in _CHANGES_NOTHING:
+        return  # somebody asked for it; what came of that is told of each target
     if name != WHOLE and (failed := pairs.pop(WHOLE, None)) is not None:
         _count(rows, COUNTS + b"|" + failed["state"].encode(), -1)  # mended: it has been decided afresh
         if "variant" in history:

@@ -26,6 +26,7 @@ from tables import (
     history,
     people,
     reports,
+    stops,
     suppressed,
     waits,
     watches,
@@ -202,6 +203,13 @@ def _wait(raw: bytes) -> dict[str, Any]:
     }
 
 
+def _stops(raw: bytes) -> Any:
+    found = _timed(raw)
+    if not isinstance(found, list):
+        return found
+    return [{**dict(zip(stops.Stopped._fields, one, strict=False)), "at": rfc3339(one[2])} for one in found]
+
+
 def _cursor(raw: bytes) -> dict[str, Any]:
     n, progress, page = msgspec.json.decode(raw, type=tuple[int, msgspec.Raw, list[str]])
     return {"n": n, "progress": _timed(bytes(progress)), "page": page}
@@ -345,6 +353,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
         _PERSON, _json,
     ),
     Layout(
+        "closed", stops.CLOSED, Keeper.CORE, "What the latest record of a person closed on the channels",
+        (Part("of", TEXT, b"|"), Part("user", TEXT)), _named(*stops.Closed._fields),
+    ),
+    Layout(
         "suppressed-numbers", suppressed.NUMBERS, Keeper.CORE,
         "Phone numbers whose owner told us to stop (no reason: and to go on), by the hash of the number",
         (Part("number", TEXT),), _named("reason", "at"),
@@ -380,6 +392,10 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     Layout(
         "reopenings", effects.REOPENINGS, Keeper.CHANNEL, "Which dead letters opened a failed message again",
         (*_EFFECT, Part("k", TEXT)), _named(*effects.Reopening._fields[1:]),
+    ),
+    Layout(
+        "stops", stops.PREFIX, Keeper.CHANNEL, "What is not sent any more, of users or cancelled",
+        (Part("of", TEXT, b"|"), Part("name", TEXT)), _stops,
     ),
     Layout(
         "waits", waits.PREFIX, Keeper.WAITING, "What comes up again, by the moment when it is due",

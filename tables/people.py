@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from schemas.ids import target_id
 from schemas.kinds import Channel
 from schemas.user import DEFAULT_FREQUENCY_LIMIT
 from tables.rows import Rows
@@ -76,6 +77,11 @@ def upsert(rows: Rows, key: bytes, at: int, value: bytes | None) -> bool:
     return True
 
 
+def is_erased(row: bytes | None) -> bool:
+    """Whether a row is a tombstone."""
+    return row is not None and len(row) == TIME
+
+
 def user(rows: Rows, user_id: str) -> Person | None:
     """The user of that id, or None where there is none or it was erased."""
     row = rows.get(USERS + user_id.encode())
@@ -84,7 +90,11 @@ def user(rows: Rows, user_id: str) -> Person | None:
 
 def preferences(rows: Rows, user_id: str) -> Wishes:
     """The preferences of a user, the defaults where nothing is known."""
-    row = rows.get(PREFERENCES + user_id.encode())
+    return wishes(rows.get(PREFERENCES + user_id.encode()))
+
+
+def wishes(row: bytes | None) -> Wishes:
+    """The preferences that a row says, the defaults where it says nothing."""
     return _DEFAULT_WISHES if row is None or len(row) == TIME else _wishes(row[TIME:])
 
 
@@ -92,6 +102,20 @@ def devices(rows: Rows, user_id: str) -> list[Device]:
     """The devices of a user, in the order of their tokens."""
     found = rows.scan(DEVICES + user_id.encode() + b"\0")
     return [_device(row[TIME:]) for _, row in found if len(row) > TIME]
+
+
+def drop_device(rows: Rows, user_id: str, target: str, since: int) -> bool:
+    """Drops the device whose token has that target id, unless it was registered after `since` (ms).
+
+    Its row stays as a tombstone of just after `since`: what was registered until then is not revived.
+    """
+    for key, row in list(rows.scan(DEVICES + user_id.encode() + b"\0")):
+        if len(row) == TIME or int.from_bytes(row[:TIME]) > since:
+            continue
+        if target_id(_device(row[TIME:]).token) == target:
+            rows.put(key, (since + 1).to_bytes(TIME))
+            return True
+    return False
 
 
 def await_user(rows: Rows, user_id: str, wait: bytes) -> None:

@@ -213,9 +213,14 @@ class UnitApp(faust.App):  # type: ignore[misc]
             return self.unit_seconds / SHORT
         return self.unit_seconds
 
-    def effect_stage(self, name: str, *topics: str, stage: EffectStage[Any, Any]) -> Any:
-        """Registers the one stage of a role that calls the outside, in group commits."""
-        self.effects = stage
+    def effect_stage(self, name: str, gate: str, *topics: str, stage: EffectStage[Any, Any]) -> Any:
+        """Registers the one stage of a role that calls the outside, in group commits.
+
+        `gate` is the first of its topics, which is read to its end, at every assignment, before the others,
+        unless it waits itself for a slow call.
+        """
+        self.effects, topics = stage, (gate, *topics)
+        self.gates.add(gate)
         self.reads.extend(topics)
         self.stages.update(dict.fromkeys(topics, name))
 

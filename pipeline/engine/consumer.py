@@ -163,7 +163,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         try:
             own = {tp: end for tp, end in ends.items() if tp.partition == task.number}
             gates = {tp: end for tp, end in own.items() if tp.topic in self.app.gates}
-            others = {tp: end for tp, end in own.items() if tp not in gates}
+            # what falls due comes up in any topic of a role that calls, and in no gate of another
+            others = {tp: end for tp, end in own.items() if tp not in gates or self.app.effects is not None}
             await task.open(restored + 1, gates, others)
         except Abandoned as why:
             await task.abandon(str(why))

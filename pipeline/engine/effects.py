@@ -19,8 +19,8 @@ from pipeline.engine.failpoint import failpoint
 from pipeline.engine.ledger import OffsetLedger
 from pipeline.engine.queues import Queue, RankedQueue, rank_kept
 from pipeline.engine.record import Record
-from pipeline.engine.task import UNIT_CHANGES_BYTES, Abandoned, Task, weight
-from pipeline.engine.timers import due_in
+from pipeline.engine.task import IDLE_SECONDS, UNIT_CHANGES_BYTES, Abandoned, Task, weight
+from pipeline.engine.timers import DUE_HEADER, TOLD_HEADER, due_in
 from pipeline.engine.unit import Unit
 from tables import waits
 from tables.waits import Wait
@@ -37,6 +37,7 @@ HELD_BYTES = 32 << 20
 """What one task has taken and not finished, those included that wait for their user's turn."""
 SHORT_SECONDS = 1.0
 """What cannot be called yet waits so long in memory, and longer as a row."""
+AGAIN_SECONDS = 0.05
 LETTING_GO_SECONDS = 1.0
 SPAN = 20_000
 """The farthest that a task runs ahead of its first unfinished offset: farther than a queue lets overtake, so
@@ -56,6 +57,7 @@ class Call(Generic[M]):
     message: M
     record: Record
     wait_id: bytes = b""
+    begun: bool = False
 
     def __post_init__(self) -> None:
         self.wait_id = self.wait_id or self.effect
@@ -93,7 +95,13 @@ class EffectStage(Protocol[M, R]):
         """
 
     def drop(self, call: Call[M]) -> None:
-        """Hears that an admitted call is not made."""
+        """Hears that nothing is reserved for a call any more: it was not made, or it is over.
+
+        It may hear so more than once.
+        """
+
+    def is_ready(self, call: Call[M]) -> bool:
+        """Whether it is worth asking again for a call that was put off."""
 
     async def call(self, call: Call[M]) -> R:
         """Makes the call. Must not raise: doubt is a result."""
@@ -138,6 +146,12 @@ class EffectTask(Task):
         """The task's share of what can be called at once."""
         return max(1, min(self.stage.window, self.stage.parallel // max(1, len(self.consumer.tasks))))
 
+    @property
+    def pause(self) -> float:
+        """How long a turn without work waits for the next, where nothing wakes it."""
+        seconds = 0.0 if self.stage.room > 0 else self.stage.ready_in
+        return max(seconds, LEAST_SECONDS) if seconds else IDLE_SECONDS
+
     # -- turns
 
     async def run(self) -> None:
@@ -155,7 +169,7 @@ class EffectTask(Task):
                 self.began = None
                 if not self.calls:
                     self.set_busy(False)
-                if not await self.woken(max(self.stage.ready_in, LEAST_SECONDS)):
+                if not await self.woken(self.pause):
                     await self.when_idle()
                 elif self.calls:
                     await asyncio.sleep(GATHER_SECONDS)
@@ -174,6 +188,17 @@ class EffectTask(Task):
         admitting = self.take(rejected) if self.may_take else []
         if not (self.results or rejected or admitting):
             return False
+        taken = list(admitting)
+        try:
+            await self.commit(admitting, rejected)
+        finally:
+            for call in taken:
+                if not call.begun:
+                    self.stage.drop(call)
+        return True
+
+    async def commit(self, admitting: list[Call[Any]], rejected: list[tuple[Record, Exception]]) -> None:
+        """Decides what was taken, settles what has ended, and begins the calls when all of it is written."""
         self.set_busy(True)
         self.own()
         topic = self.queues[0].tp.topic  # of the one stage, whichever it is
@@ -202,12 +227,7 @@ class EffectTask(Task):
             self.stage.reject(record, error, unit)
         ended = self.settle(unit, closed)
         unit.writes.update(self.counted(topic, unit.raised))
-        try:
-            await self.land(unit, ended=ended)
-        except BaseException:
-            for call in unit.calls:
-                self.stage.drop(call)
-            raise
+        await self.land(unit, ended=ended)
         self.raised[self.app.stages[topic]] = unit.raised
         for call in unit.calls:
             self.begin(call)
@@ -218,7 +238,6 @@ class EffectTask(Task):
             self.app.observer.rejected(record.topic, type(error).__name__)
         for kind in unit.rejected:
             self.app.observer.rejected(unit.topic, kind)
-        return True
 
     def tolerated(
         self, rejected: list[tuple[Record, Exception]], unit: Unit
@@ -242,18 +261,21 @@ class EffectTask(Task):
             closed.append(call)
         return count > 0
 
-    def wait(self, call: Call[Any], seconds: float, unit: Unit) -> None:
-        """Lets a call's record come up again by itself."""
+    def wait(self, call: Call[Any], seconds: float, unit: Unit, *, whole: bool = False) -> None:
+        """Lets a call's record come up again by itself; `whole`: as if it had not come up yet."""
         due, record = self.clock.now() + math.ceil(seconds * 1000), call.record
-        again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch, rank_kept(record))
+        kept = tuple(record.headers) if whole else rank_kept(record)
+        kept = tuple(header for header in kept if header[0] not in (DUE_HEADER, TOLD_HEADER))
+        again = Wait(record.topic, record.key or b"", record.value or b"", self.epoch, kept)
         waits.put(unit, call.wait_id, due, again)
 
     def put_off(self, call: Call[Any], seconds: float, unit: Unit, closed: list[Call[Any]]) -> None:
         """Keeps what cannot be called yet, in memory or as a row."""
-        if seconds > SHORT_SECONDS:
-            self.wait(call, seconds, unit)
+        if seconds > SHORT_SECONDS and weight(unit.writes) < UNIT_CHANGES_BYTES:
+            self.wait(call, seconds, unit, whole=True)
             closed.append(call)
         else:
+            seconds = min(seconds, SHORT_SECONDS)
             heapq.heappush(self.later, (time.monotonic() + seconds, id(call), call))
             asyncio.get_running_loop().call_later(seconds, self.wake.set)
 
@@ -284,9 +306,13 @@ class EffectTask(Task):
         """What can be called now: nobody else's turn, no copy of it under way, room in the window."""
         admitting: list[Call[Any]] = []
         window = min(self.window, len(self.calls) + self.stage.room)
-        now = time.monotonic()
-        while self.later and self.later[0][0] <= now and len(self.calls) + len(admitting) < window:
-            admitting.append(heapq.heappop(self.later)[2])
+        now, asked = time.monotonic(), len(self.later)
+        while self.later and asked and self.later[0][0] <= now and len(self.calls) + len(admitting) < window:
+            call, asked = heapq.heappop(self.later)[2], asked - 1
+            if self.stage.is_ready(call):
+                admitting.append(call)
+            else:
+                heapq.heappush(self.later, (now + AGAIN_SECONDS, id(call), call))
         while self.again and len(self.calls) + len(admitting) < window:
             self.place(self.again.popleft(), admitting)
         while self.held < HELD and self.held_bytes < HELD_BYTES:
@@ -326,9 +352,11 @@ class EffectTask(Task):
 
     def begin(self, call: Call[Any]) -> None:
         """Starts the call in the background."""
+        call.begun = True
         task = asyncio.create_task(self.make(call))
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
+        task.add_done_callback(lambda _: self.stage.drop(call))  # it may be cancelled before its first step
 
     async def make(self, call: Call[Any]) -> None:
         try:

@@ -207,7 +207,9 @@ class Task:
         """The queue to serve: the highest that has records, but each lower one at least once in ten."""
         waiting = [queue for queue in self.queues if self.may_serve(queue)]
         if waiting and self.gates and not self.gate_is_open():
-            waiting = [queue for queue in waiting if queue.tp.topic in self.app.gates]
+            first = [queue for queue in waiting if queue.tp.topic in self.app.gates]
+            if first or not any(queue and queue.tp in self.gates for queue in self.queues):
+                waiting = first  # else one that comes first waits for a slow call: so do not the others
         if not waiting:
             return None
         chosen = waiting[0]

@@ -4,6 +4,8 @@ THRESHOLD = 5
 """Failures in a row that open it."""
 FIRST_PAUSE, MOST_PAUSE = 1.0, 10.0
 """Seconds until the first probe; twice as long after each probe that fails."""
+MOST_ASKED = 60.0
+"""The longest pause in seconds of a provider that wants to be left alone."""
 
 
 class Breaker:
@@ -13,6 +15,8 @@ class Breaker:
         self.failures = 0
         self.is_open = False
         self.probing = False
+        #: whether it is so because the provider wants to be left alone
+        self.asked = False
         #: when the next call may be made (seconds of a monotonic clock)
         self.until = 0.0
         self._pause = FIRST_PAUSE
@@ -34,25 +38,26 @@ class Breaker:
         if probe:
             self.probing = False
 
-    def succeeded(self) -> None:
-        """A call found the provider well. A pause that it asked for is kept."""
-        self.failures, self._pause = 0, FIRST_PAUSE
-        if self.is_open:
-            self.is_open, self.probing, self.until = False, False, 0.0
+    def succeeded(self, *, probe: bool) -> None:
+        """A call found the provider well. A pause that it asked for ends with its probe alone."""
+        self.failures = 0
+        if probe or not self.asked:
+            self._pause = FIRST_PAUSE
+            self.is_open, self.probing, self.asked, self.until = False, False, False, 0.0
 
-    def failed(self, now: float, *, probe: bool) -> None:
-        """A call failed through the provider's fault. What was under way when it opened changes nothing."""
+    def failed(self, now: float, *, probe: bool, asks_for: float | None = None) -> None:
+        """A call failed through the provider's fault; `asks_for`: how long it wants to be left alone.
+
+        What was under way when it opened makes no pause longer, unless it is asked for.
+        """
         self.failures += 1
-        if self.is_open:
-            if not probe:
-                return
-            self._pause = min(self._pause * 2, MOST_PAUSE)
-        elif self.failures < THRESHOLD:
+        wanted = min(asks_for or 0.0, MOST_ASKED)
+        if self.is_open and not probe:
+            self.until = max(self.until, now + wanted)
             return
-        self.is_open, self.probing = True, False
-        self.until = now + self._pause
-
-    def asked_to_wait(self, now: float, seconds: float, *, probe: bool) -> None:
-        """The provider wants no call for so long."""
-        self.released(probe=probe)
-        self.until = max(self.until, now + seconds)
+        if self.is_open:
+            self._pause = min(self._pause * 2, MOST_PAUSE if asks_for is None else MOST_ASKED)
+        elif asks_for is None and self.failures < THRESHOLD:
+            return
+        self.is_open, self.probing, self.asked = True, False, asks_for is not None
+        self.until = now + max(self._pause, wanted)

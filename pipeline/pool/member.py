@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable
 
-from pipeline.pool.breaker import Breaker
+from pipeline.pool.breaker import MOST_ASKED, Breaker
 from pipeline.pool.bucket import Bucket
 from pipeline.providers.provider import Provider, Queryable
 from schemas.outcome import Outcome
 
-MOST_ASKED = 60.0
-"""The longest pause in seconds that a provider is granted at a time."""
+BUSY_SECONDS = 0.05
+"""When to look again for room that the end of a call makes."""
+HORIZON_SECONDS = 600.0
+"""So far ahead turns are given to messages that only this provider can take; then no more are taken."""
 
 
 class Member:
@@ -23,6 +25,7 @@ class Member:
         self.guarded = guarded
         self.breaker, self.bucket = Breaker(), Bucket(per_second)
         self.under_way = 0
+        self._last_turn = 0.0
         #: seconds after a call from which on it can be asked what became of it; None: it cannot
         self.ask_after = provider.ask_after if isinstance(provider, Queryable) else None
 
@@ -62,19 +65,40 @@ class Member:
         self.breaker.released(probe=probe)
 
     def end(self, outcome: Outcome, *, probe: bool) -> bool:
-        """A call has ended; says whether it counts as an attempt: not while the provider is left alone."""
+        """A call has ended; says whether it counts as an attempt.
+
+        Not while the provider is left alone. What was surely not sent does not either where the call before
+        it failed too: a few messages would have used up their attempts before an outage is known for one.
+        """
         self.under_way -= 1
         now = self.clock()
         if not self.guarded:
             return True
         if outcome.fault != "provider":
-            self.breaker.succeeded()
+            if outcome.kind in {"sent", "delivered"} or outcome.code is not None:
+                self.breaker.succeeded(probe=probe)
+            else:  # it was not even called
+                self.breaker.released(probe=probe)
             return True
-        if outcome.kind == "deferred" and outcome.retry_after is not None:
-            self.breaker.asked_to_wait(now, min(outcome.retry_after, MOST_ASKED), probe=probe)
+        asks_for = outcome.retry_after if outcome.kind == "deferred" else None
+        self.breaker.failed(now, probe=probe, asks_for=asks_for)
+        if asks_for is not None:
             return False
-        self.breaker.failed(now, probe=probe)
-        return not self.breaker.is_open
+        return self.breaker.failures == 1 if outcome.kind == "deferred" else not self.breaker.is_open
+
+    @property
+    def horizon(self) -> float:
+        """Seconds until the last turn that was given."""
+        return max(0.0, self._last_turn - self.clock())
+
+    def turn(self) -> float:
+        """Seconds until the turn of one more message that has to wait: they come at the pace of its limit."""
+        now = self.clock()
+        pace = self.bucket.rate if self.bucket.per_second is not None else 10.0 * self.provider.parallel
+        step = 1 / pace if pace else MOST_ASKED
+        first = now + min(max(self.ready_in, BUSY_SECONDS), MOST_ASKED)
+        self._last_turn = max(self._last_turn + step, first)
+        return self._last_turn - now
 
 
 def soonest(members: list[Member]) -> float:

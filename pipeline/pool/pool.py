@@ -3,14 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.pool.member import MOST_ASKED, Member, soonest
+from pipeline.pool.member import HORIZON_SECONDS, Member, soonest
 from pipeline.providers.provider import Provider
 from schemas.kinds import Doubt
 from schemas.message import Message
 from schemas.outcome import Outcome
-
-BUSY_SECONDS = 0.05
-"""When to look again for room that the end of a call makes."""
 
 
 class Pool:
@@ -44,7 +41,9 @@ class Pool:
 
     @property
     def room(self) -> int:
-        """How many calls may begin now; 0 while none of them may be called."""
+        """How many calls may begin now; 0 while none of them may be called, or too many wait for one."""
+        if any(member.horizon > HORIZON_SECONDS for member in self.members.values()):
+            return 0
         return sum(max(0, member.room) for member in self.members.values())
 
     @property
@@ -115,7 +114,12 @@ class Offer:
             self.member = chosen
             self.probe = chosen.begin()
             return chosen.name
-        return min(max(BUSY_SECONDS, soonest(members)), MOST_ASKED) if members else None
+        return min(members, key=lambda member: member.ready_in).turn() if members else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether somebody may be called for it now."""
+        return any(member.room > 0 for member in self.pool.candidates(self.message))
 
     def goes_elsewhere(self, failed: str) -> bool:
         """Whether one behind that which failed may be called at once."""

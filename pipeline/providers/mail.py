@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -30,6 +31,8 @@ from schemas.outcome import Outcome, deferred, doubtful, refused
 
 SHARED = 4
 """How many calls for each request that can be under way: those above wait, and may come to share one."""
+TAG = 256
+"""Characters of a tag's value, at SES and Resend alike."""
 
 
 class MailSettings(HttpSettings):
@@ -215,3 +218,8 @@ def sender_of(name: str, settings: MailSettings) -> Sender:
 def display_name(settings: MailSettings) -> str:
     """The name before the address that messages are from, or ""."""
     return (settings.sender or "").rpartition("<")[0].strip(' "')
+
+
+def tag(text: str) -> str:
+    """A text as the value of a tag, which may hold letters, digits, _ and - alone: a full stop becomes _."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:TAG]

@@ -68,7 +68,8 @@ class MailgunProvider(MailProvider):
     ) -> None:
         """`options` are MailProvider's."""
         super().__init__(name, **options)
-        self.ask_after = ask_after
+        # a call that was cut off is known by its beginning
+        self.ask_after = None if ask_after is None else ask_after + self.timeout
         self._events = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/events")
         self._url = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/messages")
         self._authorization = "Basic " + b64encode(f"api:{api_key}".encode()).decode()

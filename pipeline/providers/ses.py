@@ -1,6 +1,5 @@
 """E-mail over Amazon SES, API v2: SendEmail, and SendBulkEmail for those who get the same words."""
 
-import re
 from base64 import b64encode
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from pydantic import Field
 from pipeline.providers import aws
 from pipeline.providers.aws import AwsFields, Signer
 from pipeline.providers.http import GARBAGE, STATUSES, Answer, by_status
-from pipeline.providers.mail import Letter, MailProvider, MailSettings, sender_of
+from pipeline.providers.mail import Letter, MailProvider, MailSettings, sender_of, tag
 from pipeline.providers.provider import Place
 from schemas.outcome import CODE, REASON, Meaning, Outcome, sent
 
@@ -21,8 +20,6 @@ MOST = 50
 """Destinations of one SendBulkEmail."""
 TEMPLATE_BYTES = 200_000
 """What is longer goes alone: SES takes templates up to 500 kB."""
-TAG = 256
-"""Characters of a tag's value."""
 NOT_VERIFIED = "MessageRejected: not verified"
 SUCCESS = "SUCCESS"
 
@@ -179,11 +176,6 @@ def _attachments(letter: Letter) -> dict[str, Any]:
 
 def _tags(letter: Letter) -> list[dict[str, str]]:
     return [{"Name": "carillon", "Value": tag(letter.key)}]
-
-
-def tag(key: str) -> str:
-    """A key as the value of a tag, which may hold letters, digits, _ and - alone: a full stop becomes _."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", key)[:TAG]
 
 
 def _taken(id: object, answer: Answer) -> Outcome:

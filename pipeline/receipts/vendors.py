@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from pipeline.receipts.fetching import fetch as fetched
 from pipeline.receipts.mailgun import Mailgun
 from pipeline.receipts.receipt import Vendor
+from pipeline.receipts.resend import Resend
 from pipeline.receipts.sendgrid import SendGrid
 from pipeline.receipts.ses import SES, Fetch
 from pipeline.receipts.twilio import Twilio
@@ -27,6 +28,7 @@ KINDS: Mapping[str, Kind] = {
     "sendgrid": Kind("webhook_public_key", lambda told, _: SendGrid(told("webhook_public_key"))),
     "ses": Kind("topic_arn", lambda told, fetch: SES(told("topic_arn"), fetch)),
     "mailgun": Kind("webhook_signing_key", lambda told, _: Mailgun(told("webhook_signing_key"))),
+    "resend": Kind("webhook_secret", lambda told, _: Resend(told("webhook_secret"))),
     "twilio": Kind("auth_token", lambda told, _: Twilio(told("auth_token"))),
     "vonage": Kind(
         "signature_secret",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 LATENCY, DOWN, FLAP = "latency", "down", "flap"
-BANNER_REFUSED = "banner_refused"
+BANNERS = frozenset({"banner_refused", "banner_busy", "banner_missing"})
+"""What strikes a connection as soon as it is there."""
 MAX_SECONDS = 86_400.0
 MIN_TURN = 0.05
 MAX_COUNT = 1_000_000_000
@@ -164,7 +165,7 @@ class Faults:
         """What strikes the next request; `again` says that its key was there before."""
         struck, seconds = Strike(), 0.0
         for n, fault in enumerate(self._all):
-            if fault.name in (DOWN, BANNER_REFUSED) or not self._holds(n, key, again):
+            if fault.name == DOWN or fault.name in BANNERS or not self._holds(n, key, again):
                 continue
             if fault.name == LATENCY:
                 seconds += self.random.uniform(*fault.latency)
@@ -176,7 +177,7 @@ class Faults:
         """The fault that strikes the next connection, or ""."""
         struck = ""
         for n, fault in enumerate(self._all):
-            if fault.name == BANNER_REFUSED and self._holds(n, "", False):
+            if fault.name in BANNERS and self._holds(n, "", False):
                 struck = fault.name
         return struck
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pipeline.simulator.apns import Apns
 from pipeline.simulator.fcm import Fcm
 from pipeline.simulator.mailgun import Mailgun
+from pipeline.simulator.resend import Resend
 from pipeline.simulator.sendgrid import SendGrid
 from pipeline.simulator.server import HttpListener
 from pipeline.simulator.server_h2 import H2Listener
@@ -36,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "fcm": Kind(Fcm, secrets=("service_account",)),
     "slack": Kind(SlackSimulator, secrets=("bot_token",)),
     "mailgun": Kind(Mailgun, secrets=("api_key", "webhook_signing_key")),
+    "resend": Kind(Resend, secrets=("api_key", "webhook_secret")),
     "sendgrid": Kind(SendGrid, secrets=("api_key",)),
     "ses": Kind(Ses, secrets=("access_key_id", "secret_access_key", "session_token", "topic_arn")),
     "smtp": Kind(MailServer, SmtpListener, ("username", "password")),

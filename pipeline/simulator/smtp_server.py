@@ -5,20 +5,25 @@ from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
-from pipeline.simulator.faults import BANNER_REFUSED
+from pipeline.simulator.faults import BANNERS
 from pipeline.simulator.server import reset
 from pipeline.simulator.smtp import DATA, MAIL, RCPT, RECIPIENTS, SIGNED_IN, MailServer
 from pipeline.simulator.transport import BODY_BYTES, GARBAGE, HOST, Act, Aside, Player
 from pipeline.simulator.vendor import ANSWERS, Request
 
-REFUSAL = b"554 5.3.2 No SMTP service here\r\n"
+GREETINGS = {
+    "banner_refused": b"554 5.3.2 No SMTP service here\r\n",
+    "banner_busy": b"421 4.3.2 Too busy\r\n",
+    "banner_missing": b"",
+}
+"""The first word of a server that takes no mail; "" where it says none and hangs."""
 
 
 class SmtpListener:
     """Serves on loopback, without TLS. The faults strike after the message's last dot."""
 
     scheme = "smtp"
-    faults = frozenset({*ANSWERS, *Act, BANNER_REFUSED})
+    faults = frozenset({*ANSWERS, *Act, *BANNERS})
 
     def __init__(self, player: Player, aside: Aside) -> None:
         self.player, self.vendor = player, cast(MailServer, player.vendor)
@@ -32,7 +37,8 @@ class SmtpListener:
         return int(self._server.sockets[0].getsockname()[1])
 
     def _session(self) -> asyncio.BaseProtocol:
-        return _Refusing() if self.player.connected() == BANNER_REFUSED else _Session(self)
+        struck = self.player.connected()
+        return _Refusing(self, GREETINGS[struck]) if struck else _Session(self)
 
     async def close(self) -> None:
         """Listens no more and drops each connection: who connects now is refused. May be repeated."""
@@ -109,9 +115,20 @@ class _Session(SMTP):  # type: ignore[misc]
 
 
 class _Refusing(asyncio.Protocol):
-    """A banner that says no."""
+    """A banner that says no, or none at all."""
+
+    def __init__(self, listener: SmtpListener, greeting: bytes) -> None:
+        self._listener, self._greeting = listener, greeting
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.write(REFUSAL)
-        transport.close()
+        self._transport = transport
+        self._listener.transports.add(transport)
+        if self._greeting:
+            transport.write(self._greeting)
+            transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._listener.transports.discard(self._transport)

@@ -503,6 +503,11 @@ SAYS: Mapping[str, tuple[str, str]] = {
         "The provider could not take it for the moment, as often as it was tried.",
         "It is tried again in full if it is put back.",
     ),
+    Reason.NO_PROVIDER: (
+        "No provider of the channel takes such a message: none is for that platform, or the one that was "
+        "asked for is gone from the settings.",
+        "Put it back when there is one.",
+    ),
 }  # fmt: skip
 """Why a letter is dead and what can be done, for people."""
 

@@ -39,9 +39,7 @@ def _state(channel: Channel, member: Member) -> ProviderState:
     seconds = breaker.ready_in(member.clock())
     state: State = "closed"
     if breaker.is_open:
-        state = "probing" if breaker.probing else "open"
-    elif seconds:
-        state = "waiting"
+        state = "probing" if breaker.probing else "waiting" if breaker.asked else "open"
     per_second = None if bucket.per_second is None else round(bucket.per_second * bucket.share, 3)
     return ProviderState(
         channel, member.name, member.provider.kind, state, breaker.failures, round(seconds, 3),

@@ -32,6 +32,7 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
         "The user does not want this category on this channel ({detail}).",
     (State.SUPPRESSED, Reason.ADDRESS_SUPPRESSED):
         "The address is not used any more, because of what became of an earlier message to it ({detail}).",
+    (State.SUPPRESSED, Reason.USER_ERASED): "The user was erased before it was sent.",
     (State.SUPPRESSED, Reason.DAILY_CAP):
         "The user had been sent as many that day as their limit allows ({detail}).",
     (State.SUPPRESSED, Reason.CATEGORY_CAP):
@@ -63,7 +64,8 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.FAILED, Reason.REFUSED): "{provider} refused attempt {attempt} for good ({detail}).",
     (State.FAILED, Reason.RETRIES_EXHAUSTED):
         "Attempt {attempt} by {provider} failed like those before it ({detail}), and was the last.",
-    (State.FAILED, Reason.NO_PROVIDER): "There was no provider that could have sent it ({detail}).",
+    (State.FAILED, Reason.NO_PROVIDER): "There was no provider that could have sent it.",
+    (State.FAILED, Reason.UNDELIVERED): "{provider} took it over and says that it never arrived ({detail}).",
     (State.FAILED, Reason.UNKNOWN_SEGMENT):
         "Its segment is unknown ({detail}). Once it is there, a replay of the event decides it afresh.",
     (State.FAILED, Reason.UNKNOWN_TEMPLATE):
@@ -81,6 +83,9 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
         "It was cancelled in time: what was yet to come of it was dropped.",
     (State.CANCELLED, Reason.CANCELLED_TOO_LATE):
         "Somebody cancelled it, but too late: it had been decided, and nothing of it was waiting any more.",
+    (State.CANCELLED, Reason.CANCEL_ASKED):
+        "Somebody cancelled it when it was queued already: what was yet to come was dropped, and its "
+        "channels were told to send no more of it.",
     (State.TOO_OLD, None): "It was too old to be sent.",
     (State.TOO_OLD, Reason.TOO_OLD):
         "It was not sent: its event was older than what is remembered of events, so that nobody could tell "
@@ -88,6 +93,21 @@ SENTENCES: Mapping[tuple[State, str | None], str] = {
     (State.UNKNOWN, None): "Whether attempt {attempt} by {provider} got through is not known.",
     (State.UNKNOWN, Reason.CALL_CUT_OFF):
         "The process ended during attempt {attempt} by {provider}; nobody knows if it got through.",
+    (State.UNKNOWN, Reason.CANCELLED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: it was cancelled.",
+    (State.UNKNOWN, Reason.CHANNEL_OPTED_OUT):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user has switched this channel off since.",
+    (State.UNKNOWN, Reason.CATEGORY_OPTED_OUT):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user does not want this category on this channel any more.",
+    (State.UNKNOWN, Reason.ADDRESS_SUPPRESSED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the address is not used any more.",
+    (State.UNKNOWN, Reason.USER_ERASED):
+        "Whether attempt {attempt} got through is not known, and it was not tried "
+        "again: the user was erased.",
 }  # fmt: skip
 """What an entry of a timeline says; a reason without a sentence of its own stands behind its state's."""
 
@@ -99,6 +119,7 @@ LETTERS: Mapping[str, str] = {
     Reason.DEADLY: "ended the process that read it, time after time",
     Reason.REFUSED: "was refused for good",
     Reason.RETRIES_EXHAUSTED: "failed at every attempt",
+    Reason.NO_PROVIDER: "had nobody who could send it",
 }
 """What became of the record that a dead letter keeps, by the letter's reason."""
 

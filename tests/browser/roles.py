@@ -8,8 +8,21 @@ from faust.types import TP
 from pipeline.engine.queues import Queue
 from schemas.ids import notification_id
 from schemas.kinds import Channel, State
+from schemas.message import Stop
 from schemas.report import Report
-from tables import broadcasts, caps, claims, digests, effects, people, reports, suppressed, waits, watches
+from tables import (
+    broadcasts,
+    caps,
+    claims,
+    digests,
+    effects,
+    people,
+    reports,
+    stops,
+    suppressed,
+    waits,
+    watches,
+)
 from tables.broadcasts import Cursor
 from tables.claims import Claim, Origin, Pinned
 from tables.digests import Gathered
@@ -60,6 +73,11 @@ def stock(office: Office, users: int = 3) -> None:
         record = b'{"id":"%s","target":"%s","text":"Hello"}' % (found.encode(), HOOK.encode())
         suppressed.tell(rows, user, suppressed.name(Channel.EMAIL, "0a1b2c"), "bounced", NOON)
         suppressed.tell_number(rows, "0a1b2c0a1b2c", "unsubscribed", NOON)
+        stops.put_closed(
+            rows, people.USERS + user.encode(), stops.Closed(NOON, 7, ((Channel.EMAIL, "user", ()),))
+        )
+        stops.put(sent, Stop(kind="user", user_id=user, channel=Channel.EMAIL, at=NOON))
+        stops.put(sent, Stop(kind="notification", user_id=user, channel=Channel.EMAIL, at=NOON, id=found))
         digests.put(rows, digests.key(user, "orders", ""), Gathered(found, 1, 20))
         digests.put_item(rows, found, 0, b'{"id":"%s","data":{}}' % found.encode())
         watches.put(rows, watches.key(found, "plan"), Watch(b"{}", ("email:0a1b2c",), NOON))

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from pipeline.providers import registry, ses
 from pipeline.providers.aws import Signer, endpoint
-from pipeline.providers.mail import Letter, MailProvider
+from pipeline.providers.mail import Letter, MailProvider, tag
 from pipeline.providers.mime import sender
 from pipeline.providers.provider import Place
 from pipeline.sections import SettingsError
@@ -105,7 +105,7 @@ async def test_the_same_words_to_many_are_one_template() -> None:
     assert several["BulkEmailEntries"] == [
         {
             "Destination": {"ToAddresses": [one.target]},
-            "ReplacementTags": [{"Name": "carillon", "Value": ses.tag(f"{KEY}.{n}")}],
+            "ReplacementTags": [{"Name": "carillon", "Value": tag(f"{KEY}.{n}")}],
         }
         for n, one in enumerate(people[: ses.MOST])
     ]
@@ -306,7 +306,7 @@ async def test_what_becomes_of_a_mail_is_told_over_sns_and_signed() -> None:
         key.verify(b64decode(envelope["Signature"]), signed.encode(), PKCS1v15(), SHA256())
         event = json.loads(envelope["Message"])
         assert (event["eventType"], event["mail"]["messageId"]) == (name, "0107")
-        assert event["mail"]["tags"] == {"carillon": [ses.tag(f"{KEY}.s1")]}
+        assert event["mail"]["tags"] == {"carillon": [tag(f"{KEY}.s1")]}
     assert vendor.receipts(Request("POST", ONE, "", {}, b"{}"), heard, Taken("0107"), DELIVERED) == ()
 
 

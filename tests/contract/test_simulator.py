@@ -14,6 +14,7 @@ import pytest
 from pipeline.providers import registry
 from pipeline.providers.provider import Place, Provider, ProviderSettings
 from pipeline.simulator import Simulator
+from pipeline.simulator.faults import BANNERS
 from pipeline.simulator.fleet import Fleet
 from pipeline.simulator.registry import KINDS, Kind
 from pipeline.simulator.server import HttpListener
@@ -326,6 +327,8 @@ async def test_whether_it_took_effect_can_be_chosen(word: str, effects: int) -> 
         ("garbage", "doubtful", "garbage"),
         ("hang", "doubtful", "TimeoutError"),
         ("banner_refused", "deferred", "554 5.3.2"),
+        ("banner_busy", "deferred", "421 4.3.2"),
+        ("banner_missing", "deferred", "TimeoutError"),
         ("latency=0.2", "sent", ""),
     ],
 )
@@ -675,5 +678,5 @@ async def test_a_body_above_the_cap_is_not_read_on(monkeypatch: pytest.MonkeyPat
 
 def test_http_knows_all_faults_of_the_manual() -> None:
     manual = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-    for name in {*HttpListener.faults, "latency", "down", "flap", "banner_refused"}:
+    for name in {*HttpListener.faults, "latency", "down", "flap", *BANNERS}:
         assert f"`{name}" in manual

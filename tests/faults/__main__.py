@@ -10,10 +10,10 @@ import click
 import orjson
 
 from pipeline.broker import EmbeddedKafka
-from tests.faults import broadcast
+from tests.faults import broadcast, delivery, outage, rates
 from tests.faults.crowd import Crowd
 from tests.faults.loop import Loop
-from tests.faults.mutants import MUTANTS, caught
+from tests.faults.mutants import MUTANTS, OF_DELIVERY, caught
 from tests.faults.scene import tell
 
 MUTANT_EVENTS = 1_500
@@ -45,8 +45,10 @@ async def _one(
 @click.option("--events", default=5_000, show_default=True, type=click.IntRange(100, 1_000_000))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 4))
 @click.option("--mutants/--no-mutants", default=True, show_default=True)
-@click.option("--mutant", "only", type=click.Choice(sorted(MUTANTS)), help="Just this mutant.")
-@click.option("--only", "part", type=click.Choice(["broadcast"]), help="Just this part.")
+@click.option("--mutant", "only", type=click.Choice(sorted(MUTANTS | OF_DELIVERY)), help="Just this mutant.")
+@click.option(
+    "--only", "part", type=click.Choice(["broadcast", "delivery", "outage", "rates"]), help="Just this part."
+)
 @click.option("--users", default=200_000, show_default=True, type=click.IntRange(1_000, 10_000_000))
 @click.option("--json", "as_json", is_flag=True)
 def main(
@@ -56,8 +58,17 @@ def main(
     """Kills workers while events flow; fails where anything was lost, sent twice, or said in two ways.
 
     With several workers they are killed, joined, stopped, frozen and thawed, one thing after the other.
-    Of `--only broadcast`, core is killed while it tells a segment of so many users.
+    Of `--only broadcast`, core is killed while it tells a segment of so many users; of `--only delivery`, the
+    delivery roles at each step between intended and confirmed.
     """
+    if only is not None and only not in (OF_DELIVERY if part == "delivery" else MUTANTS):
+        raise click.BadParameter("not of this part", param_hint="--mutant")
+    if part == "delivery":
+        sys.exit(delivery.main(seed, only, mutants=mutants, as_json=as_json))
+    if part == "outage":
+        sys.exit(outage.main(events, as_json=as_json))
+    if part == "rates":
+        sys.exit(rates.main(as_json=as_json))
     if part is not None:
         sys.exit(broadcast.main(users, as_json=as_json))
     figures: dict[str, Any] = {"seed": seed}

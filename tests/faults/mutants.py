@@ -1,19 +1,22 @@
 """Broken versions of the engine and the stages: the oracle must catch each, or it proves nothing."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from faust.types import TP
 from msgspec.structs import replace
 
+from agents import deliver
 from agents import plan as plan_stage
 from pipeline.delivery import Delivery
 from pipeline.engine import store
 from pipeline.engine.consumer import UnitConsumer
+from pipeline.engine.effects import EffectTask
 from pipeline.engine.failpoint import failpoint
 from pipeline.engine.progress import Progress
 from pipeline.engine.task import Abandoned, Task
-from schemas.kinds import Channel
+from schemas.kinds import Channel, Doubt
 from tables import claims
 
 
@@ -123,6 +126,40 @@ def offset_as_mark() -> None:
     Progress.finished = finished  # type: ignore[method-assign]
 
 
+def call_before_attempt() -> None:
+    """A call begins before its attempt is durable."""
+    land, begin = EffectTask.land, EffectTask.begin
+    begun: set[int] = set()
+
+    async def land_late(self: EffectTask, unit: Any, *, ended: bool) -> None:
+        for call in unit.calls:
+            begun.add(id(call))
+            begin(self, call)
+        if unit.calls:
+            await asyncio.wait(self.calls, return_when=asyncio.FIRST_COMPLETED)
+        await land(self, unit, ended=ended)
+
+    def begin_others(self: EffectTask, call: Any) -> None:
+        if id(call) in begun:
+            begun.discard(id(call))
+        else:
+            begin(self, call)
+
+    EffectTask.land = land_late  # type: ignore[method-assign]
+    EffectTask.begin = begin_others  # type: ignore[method-assign]
+
+
+def policy_ignored() -> None:
+    """What was cut off is called again, whatever the message chose."""
+    resolve = deliver._resolve_cut_off
+
+    def call_again(parcel: Any, *args: Any, **options: Any) -> Any:
+        again = parcel._replace(message=replace(parcel.message, doubt=Doubt.AT_LEAST_ONCE))
+        return resolve(again, *args, **options)
+
+    deliver._resolve_cut_off = call_again
+
+
 class Mutant(NamedTuple):
     """A mutant, the failpoints that bring it down, and the words by which the oracle must name its fault."""
 
@@ -132,6 +169,8 @@ class Mutant(NamedTuple):
     kills: int = 8
     #: whether it takes several workers
     of_several: bool = False
+    #: the kind of provider that it is played with, of `--only delivery`
+    kind: str = ""
 
 
 MUTANTS = {
@@ -149,6 +188,18 @@ MUTANTS = {
     "abandoned_goes_on": Mutant(abandoned_goes_on, ("daze",), ("no outcome",), kills=20, of_several=True),
     "fresh_key_a_retry": Mutant(fresh_key_a_retry, ("timers.after_publish",), ("effects at the keyed sink",)),
 }
+OF_DELIVERY = {
+    "call_before_attempt": Mutant(
+        call_before_attempt, ("effects.before_attempts",), ("effects, 0 doubts",), kills=2, kind="smtp"
+    ),
+    "policy_ignored": Mutant(
+        policy_ignored, ("effects.after_call",), ("doubts, at_most_once",), kills=2, kind="smtp"
+    ),
+    "fresh_key_a_retry": Mutant(
+        fresh_key_a_retry, ("timers.after_publish",), ("0 doubts, once",), kills=2, kind="webhook"
+    ),
+}
+"""Those that the loop on deliveries must catch."""
 
 
 def caught(mutant: str, wrong: list[str]) -> str | None:

@@ -142,7 +142,8 @@ async def scene(
     `late` is how many templates are missing at first, of which some of the events want one.
     """
     async with contextlib.AsyncExitStack() as stack:
-        webhooks, mails = Sink("webhook", directory / "webhooks", BUSY), Sink("smtp", directory / "mails")
+        webhooks = Sink("webhook", directory / "webhooks", [f"server_error:keys={BUSY}"])
+        mails = Sink("smtp", directory / "mails")
         for sink in (webhooks, mails):
             stack.push_async_callback(sink.stop)
             await sink.start()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import orjson
 
-from agents import plan
+from agents import plan, stops
 from pipeline.demo.oracle import Outcomes, problems
 from pipeline.demo.workload import Workload
 from schemas.kinds import Doubt, State
-from schemas.message import Message
+from schemas.message import Stop
 from schemas.notification import PLAN, Notification
 from schemas.status import Status
 
@@ -81,7 +81,9 @@ class Evidence:
 
     def message(self, value: bytes, place: Place) -> None:
         """Notes a record of a channel topic."""
-        message = Message.from_json(value)
+        message = stops.read(value)
+        if isinstance(message, Stop):
+            return
         pair = (message.id, str(message.channel))
         self.queued.setdefault(pair, place)
         self.forms[*pair, message.target_id][value] += 1

@@ -5,10 +5,11 @@ import sys
 
 from pipeline.cli import main
 from tests.faults.aims import AIMS, aim_at
-from tests.faults.mutants import MUTANTS
+from tests.faults.mutants import MUTANTS, OF_DELIVERY
 
 if mutant := os.environ.get("FAULTS_MUTANT"):
-    MUTANTS[mutant].break_it()
+    (MUTANTS | OF_DELIVERY)[mutant].break_it()
 if aim := os.environ.get("FAULTS_AIM"):
     aim_at(AIMS[aim])
-main(["run", "--config", sys.argv[1]])
+role = sys.argv[2] if len(sys.argv) > 2 else ""
+main(["run", "--config", sys.argv[1], *(["--role", role] if role else [])])

@@ -5,11 +5,14 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -27,22 +30,31 @@ SPAWN_SECONDS = 30.0
 class Sink:
     """A sink in a process of its own, never killed by the loop; its ledger is on disk before it answers."""
 
-    def __init__(self, kind: str, ledger: Path, busy: int = 0) -> None:
-        self.kind, self.ledger, self.busy, self.port = kind, ledger, busy, 0
+    def __init__(self, kind: str, ledger: Path, faults: Sequence[str] = ()) -> None:
+        self.kind, self.ledger, self.faults = kind, ledger, faults
+        self.port, self.url, self._page = 0, "", ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> int:
         """Starts it and returns its port."""
+        options = [f"--fault={word}" for word in self.faults]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "pipeline.cli", "simulate-provider", self.kind, "--port", "0", "--json",
-            "--ledger", str(self.ledger), *([f"--fault=server_error:keys={self.busy}"] if self.busy else []),
+            "--page-port", "0", "--ledger", str(self.ledger), *options,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None
         async with asyncio.timeout(SPAWN_SECONDS):
             told = orjson.loads(await self._process.stdout.readline())
-        self.port = int(told[self.kind].rpartition(":")[2])
+        self.url, self._page = told[self.kind], told["page"]
+        self.port = int(self.url.rpartition(":")[2])
         return self.port
+
+    async def set_faults(self, *words: str) -> None:
+        """Puts these faults in force instead of those that are."""
+        async with httpx.AsyncClient(timeout=SPAWN_SECONDS) as client:
+            answer = await client.put(f"{self._page}faults", json={self.kind: list(words)})
+        answer.raise_for_status()
 
     async def stop(self) -> None:
         """Ends it."""
@@ -52,11 +64,13 @@ class Sink:
 
 
 class Worker:
-    """One `carillon run` with all roles, its state directory kept between lives."""
+    """One `carillon run` with all roles or some, its state directory kept between lives."""
 
-    def __init__(self, config: Path, state: Path, log: Path, hits: Path, *, own_state: bool = False) -> None:
+    def __init__(
+        self, config: Path, state: Path, log: Path, hits: Path, *, own_state: bool = False, roles: str = ""
+    ) -> None:
         self.config, self.state, self.log, self.hits = config, state, log, hits
-        self.own_state = own_state
+        self.own_state, self.roles = own_state, roles
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, failpoint: str = "", mutant: str = "", aim: str = "") -> None:
@@ -75,8 +89,9 @@ class Worker:
             env["CARILLON_STATE_DIR"] = str(self.state)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.faults.worker", str(self.config), env=env, stdout=log, stderr=log
-            )
+                sys.executable, "-m", "tests.faults.worker", str(self.config), self.roles,
+                env=env, stdout=log, stderr=log,
+            )  # fmt: skip
 
     async def died_within(self, seconds: float) -> bool:
         """Whether it ended by itself in that time."""
@@ -93,6 +108,19 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL where that is not enough."""

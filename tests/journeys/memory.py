@@ -7,14 +7,14 @@ from typing import Any
 
 import orjson
 
-from agents import broadcast, deliver, intake, know, plan, redrive, remember, report, signals, topics
+from agents import broadcast, deliver, intake, know, plan, redrive, remember, report, signals, stops, topics
 from agents.catalogue import Catalogue
 from agents.letters import Letter
 from agents.plan import Policy, Work
 from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
-from schemas.message import Message
+from schemas.message import Message, Stop
 from schemas.notification import FanOut, Signal
 from schemas.outcome import Outcome
 from tables import waits
@@ -79,7 +79,11 @@ class Pipeline:
         self, catalogue: Catalogue, provider: NotingProvider | None = None, policy: Policy | None = None
     ) -> None:
         self.catalogue, self.provider = catalogue, provider or NotingProvider()
-        self.core, self.delivery, self.status = MemoryRows(), MemoryRows(), MemoryRows()
+        self.core, self.status = MemoryRows(), MemoryRows()
+        self.delivery: defaultdict[str, MemoryRows] = defaultdict(MemoryRows)
+        #: what the channels have not read yet, while they are paused
+        self.waiting: list[tuple[Send, Origin]] = []
+        self.is_paused = False
         self.topics: defaultdict[str, list[Send]] = defaultdict(list)
         self.places: dict[tuple[str, int], Origin] = {}
         self.unit, self.now = 0, NOON
@@ -89,16 +93,23 @@ class Pipeline:
 
     def user(self, user_id: str, **fields: Any) -> None:
         value = orjson.dumps({"user_id": user_id, **fields})
-        know.know(topics.USERS, user_id.encode(), value, self.now, self.core)
+        self._know(topics.USERS, user_id.encode(), value)
 
-    def preferences(self, user_id: str, **fields: Any) -> None:
+    def preferences(self, user_id: str, **fields: Any) -> list[Send]:
         value = orjson.dumps({"user_id": user_id, **fields})
-        know.know(topics.PREFERENCES, user_id.encode(), value, self.now, self.core)
+        return self._know(topics.PREFERENCES, user_id.encode(), value)
+
+    def erase(self, user_id: str) -> list[Send]:
+        return self._know(topics.USERS, user_id.encode(), None)
+
+    def _know(self, topic: str, key: bytes, value: bytes | None) -> list[Send]:
+        """Tells core of a person, and follows what that stops."""
+        return list(self._follow(know.know(topic, key, value, self.now, self.core)))
 
     def device(self, user_id: str, token: str, platform: str = "android") -> None:
         value = orjson.dumps({"user_id": user_id, "token": token, "platform": platform})
         key = f"{user_id}\0{token}".encode()
-        know.know(topics.DEVICES, key, value, self.now, self.core)
+        self._know(topics.DEVICES, key, value)
 
     def send(self, send: Send) -> list[Send]:
         """Puts a record on its topic and follows it; returns everything that was sent on the way."""
@@ -168,7 +179,10 @@ class Pipeline:
                 self.unit += 1
                 yield from self._follow(report.catch_up(status, self.status, self.unit, self.unit - 1))
             elif "-notifications" in send.topic:
-                yield from self._follow(self._deliver(send, origin))
+                if self.is_paused:
+                    self.waiting.append((send, origin))
+                else:
+                    yield from self._follow(self._deliver(send, origin))
 
     def _take_in(self, send: Send, origin: Origin) -> Sequence[Send]:
         headers = send.headers or []
@@ -190,24 +204,47 @@ class Pipeline:
         return plan.plan(found, origin, work, moment)
 
     def _deliver(self, send: Send, origin: Origin) -> Iterator[Send]:
-        parcel = deliver.read(send.value, origin, send.headers or [])
+        parcel = deliver.receive(send.value, origin, send.headers or [])
+        if isinstance(parcel, Stop):
+            yield from stops.hear(parcel, self.delivery[_channel(send)])
+            return
+        rows = self.delivery[_channel(send)]
         provider = self.others.get(parcel.provider or "", self.provider)
         wait: float | None = 0.0
         while wait is not None:
             one = One(provider.name, provider.honours_keys)
-            admitted = deliver.admit(parcel, self.delivery, self.now, one)
+            admitted = deliver.admit(parcel, rows, self.now, one)
             yield from admitted.sends
             if admitted.attempt is None:
                 return
             answer = provider.send(parcel.message, parcel.key)
             sends, wait = deliver.settle(
-                parcel, admitted.attempt, answer, self.delivery, self.now,
+                parcel, admitted.attempt, answer, rows, self.now,
                 honours_keys=provider.honours_keys, jitter=0.5,
             )  # fmt: skip
             yield from sends
+
+    def resume(self) -> list[Send]:
+        """Lets the channels read what waits, express first and there what ranks first."""
+        self.is_paused, waiting, self.waiting = False, self.waiting, []
+        waiting.sort(key=lambda one: (not one[0].topic.endswith(topics.EXPRESS), not one[0].headers))
+        return [send for one, origin in waiting for send in self._follow(self._deliver(one, origin))]
+
+    def deliver_again(self, channel: str) -> list[Send]:
+        """Lets a channel read all of its topics once more, and follows what comes of it."""
+        found: list[Send] = []
+        for topic in (f"{channel}-notifications{topics.EXPRESS}", f"{channel}-notifications"):
+            for offset, send in enumerate(list(self.topics[topic])):
+                found += self._follow(self._deliver(send, self.places[topic, offset]))
+        return found
 
     def _place(self, topic: str) -> Origin:
         self.now += 1
         origin = Origin(topic, 0, len(self.topics[topic]), self.now)
         self.places[topic, origin.offset] = origin
         return origin
+
+
+def _channel(send: Send) -> str:
+    """The channel whose topic a record is on."""
+    return send.topic.partition("-")[0]

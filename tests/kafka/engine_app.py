@@ -401,6 +401,9 @@ class Sink:
     def assigned(self, share: float) -> None:
         self.share = share
 
+    def is_ready(self, call: Call[bytes]) -> bool:
+        return True
+
     def drop(self, call: Call[bytes]) -> None:
         self.dropped.append(call.effect)
 

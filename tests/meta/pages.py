@@ -279,6 +279,8 @@ def topics() -> str:
         key, what = WHAT[plain(topic.name)]
         if topic.name != plain(topic.name):
             what = f"the express lane of {code(plain(topic.name))}"
+            if plain(topic.name) in names.MESSAGES.values():
+                what += ", and what is to be stopped there"
         rows.append([code(topic.name), str(topic.partitions), kept(topic), key, what])
     return "\n".join([MADE, "", TOPICS, table(["topic", "partitions", "keeps", "key", "what"], rows), ""])
 
@@ -348,8 +350,8 @@ _FAULTS = {
 PROVIDERS = """# Providers
 
 A kind a page: how it is set up, what is mapped to what, what it can promise, and the vendor's codes with
-what they mean to us. [Adding one](adding.md) is a file, a line in the registry, recorded answers, and such
-a page.
+what they mean to us. [Adding one](adding.md) is a file, a line in the registry, recorded answers, a
+simulator, and such a page.
 """
 
 

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+from tests.faults.__main__ import main
 from tests.faults.crowd import ACTIONS
-from tests.faults.mutants import MUTANTS
+from tests.faults.delivery import FIGURES, PLAYED
+from tests.faults.mutants import MUTANTS, OF_DELIVERY
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faults.md").read_text()
@@ -33,3 +35,20 @@ def test_every_mutant_is_there_with_the_loop_that_catches_it() -> None:
     assert {name: bool(several) for name, several in named.items()} == {
         name: mutant.of_several for name, mutant in MUTANTS.items()
     }
+
+
+def test_every_mutant_of_deliveries_is_there() -> None:
+    named = re.findall(r"^\| `(\w+)` \(`--only delivery`\) \|", PAGE, re.MULTILINE)
+    assert sorted(named) == sorted(OF_DELIVERY)
+
+
+def test_every_provider_of_the_loop_on_deliveries_is_named() -> None:
+    told = PAGE.partition("## What is promised towards a provider")[2].partition("\n## ")[0]
+    assert [name for name in PLAYED if f"`{name}`" not in told] == []
+    assert [name for name in FIGURES if f"`{name}`" not in told] == []
+
+
+def test_every_part_that_it_names_is_there() -> None:
+    named = set(re.findall(r"--only (\w+)", PAGE))
+    (option,) = [param for param in main.params if param.name == "part"]
+    assert named == set(option.type.choices)  # type: ignore[attr-defined]

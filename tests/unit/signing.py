@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from pipeline.receipts.mailgun import Mailgun
 from pipeline.receipts.receipt import Callback, Vendor
+from pipeline.receipts.resend import Resend
 from pipeline.receipts.sendgrid import SIGNATURE, TIMESTAMP, SendGrid
 from pipeline.receipts.ses import SES
 from pipeline.receipts.twilio import Twilio
@@ -90,6 +91,20 @@ def sendgrid(*events: dict[str, Any], at: float = NOW) -> Signed:
 
 def a_sendgrid_event(event: str, **fields: Any) -> dict[str, Any]:
     return {"event": event, "carillon": REFERENCE, "timestamp": int(NOW), "sg_message_id": "sg-1"} | fields
+
+
+def resend(type: str = "email.delivered", at: float = NOW, id: str = "msg_1", **data: Any) -> Signed:
+    told = {"email_id": "re-1", "tags": {"carillon": REFERENCE.replace(".", "_")}} | data
+    body = orjson.dumps({"type": type, "created_at": "2026-09-21T13:33:21.000Z", "data": told})
+    key = SECRET.encode()
+    signature = b64encode(hmac.digest(key, f"{id}.{int(at)}.".encode() + body, "sha256")).decode()
+    headers = {
+        "svix-id": id,
+        "svix-timestamp": str(int(at)),
+        "svix-signature": f"v1,{b64encode(b'of an older secret').decode()} v1,{signature}",
+        "content-type": "application/json",
+    }
+    return Signed(Resend("whsec_" + b64encode(key).decode()), Callback(URL, headers, body, NOW))
 
 
 def mailgun(event: str = "delivered", at: float = NOW, token: str = "t" * 50, **fields: Any) -> Signed:

@@ -199,7 +199,7 @@ def test_what_may_be_sent_twice_goes_by_another_provider_too() -> None:
 
 @pytest.mark.parametrize("doubt", list(Doubt))
 @pytest.mark.parametrize("keyed", ["", "a"])
-def test_while_nobody_can_be_called_nothing_is_written_and_nothing_said(doubt: Doubt, keyed: str) -> None:
+def test_while_nobody_can_be_called_nothing_is_written_and_nothing_new_said(doubt: Doubt, keyed: str) -> None:
     """Not for a fresh message, nor a retry, nor one that a former owner was cut off in."""
     several = Several("a", keyed=keyed, away="a")
     fresh, retried, cut_off = Worker(doubt=doubt), Worker(doubt=doubt), Worker(doubt=doubt)
@@ -211,7 +211,10 @@ def test_while_nobody_can_be_called_nothing_is_written_and_nothing_said(doubt: D
         if worker is cut_off and doubt is Doubt.AT_MOST_ONCE and not keyed:
             assert told(admitted.sends) == [("unknown", "call_cut_off", 1)]
             continue
-        assert (admitted.attempt, list(admitted.sends), admitted.later) == (None, [], 3.0)
+        # what the retried one's first attempt implies is said again: its owner may have been stopped before
+        again = [("retrying", "HTTP 503", 1)] if worker is retried else []
+        assert (admitted.attempt, told(admitted.sends), admitted.later) == (None, again, 3.0)
+        assert not told(admit(worker.parcel, worker.rows, NOW + 9, several, told=True).sends)
         assert worker.rows == rows
 
 
@@ -264,6 +267,32 @@ def test_nobody_is_asked_where_the_last_call_surely_sent_nothing() -> None:
     found = admit(worker.parcel, worker.rows, NOW, several)
     assert found.attempt is not None
     assert not found.asks
+
+
+def test_no_other_provider_follows_a_doubt_that_a_later_attempt_left_open() -> None:
+    worker, several = Worker(doubt=Doubt.AT_MOST_ONCE), Several("a", "b", keyed="a")
+    assert step(worker, several, outcome.doubtful("time-out"))[0] == "a"
+    assert step(worker, several, FAILED, elsewhere=True)[0] == "a"
+    assert step(worker, several, FAILED)[0] == "a"
+
+
+def test_what_was_cut_off_counts_and_what_did_not_count_before_it_still_does_not() -> None:
+    worker, several = Worker(), Several("a", keyed="a")
+    for _ in range(6):
+        step(worker, several, FAILED, counts=False)
+    assert admit(worker.parcel, worker.rows, NOW, several).attempt  # and nobody sees its end
+    assert step(worker, several, FAILED, counts=False)[1] is not None
+    assert step(worker, several, FAILED)[1] is not None
+    assert step(worker, several, FAILED)[1] is not None
+    assert step(worker, several, FAILED)[1] is None
+
+
+def test_a_call_that_nobody_ever_sees_end_is_not_made_for_ever() -> None:
+    worker, several, calls = Worker(doubt=Doubt.AT_LEAST_ONCE), Several("a", keyed="a"), 0
+    while (admitted := admit(worker.parcel, worker.rows, NOW, several)).attempt:
+        calls += 1
+        assert calls <= MOST_CALLS
+    assert told(admitted.sends)[-1] == ("unknown", "call_cut_off", MOST_CALLS)
 
 
 def test_attempts_while_a_provider_is_left_alone_do_not_count_but_are_bounded() -> None:

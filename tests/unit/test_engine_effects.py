@@ -9,6 +9,7 @@ from faust.types import TP
 from pipeline.engine import effects, queues
 from pipeline.engine.effects import Call, EffectTask
 from pipeline.engine.store import Recent
+from pipeline.engine.task import IDLE_SECONDS
 
 
 def task_of(*topics: str, window: int = 8) -> EffectTask:
@@ -124,3 +125,70 @@ def test_what_still_waits_in_the_queue_is_not_committed() -> None:
         for call in admit(task):
             task.close_effect(call)
         assert task.consumer.done == {TP("in", 0): expected}
+
+
+@pytest.mark.parametrize(
+    ("room", "ready_in", "seconds"),
+    [(3, 0.0, IDLE_SECONDS), (0, 0.0, IDLE_SECONDS), (0, 0.02, 0.02), (0, 9.0, 9.0)],
+)
+def test_an_idle_task_does_not_spin_and_one_that_waits_for_a_token_comes_in_time(
+    room: int, ready_in: float, seconds: float
+) -> None:
+    task = task_of("in")
+    task.stage.room, task.stage.ready_in = room, ready_in  # type: ignore[misc]
+    assert task.pause == seconds
+
+
+def test_at_an_assignment_the_first_topic_is_read_to_its_end_before_the_others() -> None:
+    task = task_of("express", "plain")
+    task.gates = {TP("express", 0): 3}
+    task.app.gates = {"express"}
+    offer(task, "plain", range(4))
+    task.consumer.read = {TP("express", 0): 0}
+    assert admit(task) == []
+    offer(task, "express", range(3))
+    task.consumer.read = {TP("express", 0): 3}
+    assert [call.record.topic for call in admit(task)] == ["express"] * 3 + ["plain"] * 4
+
+
+def test_the_first_topic_does_not_keep_the_others_where_it_waits_itself_for_a_slow_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(effects, "SPAN", 2)
+    task = task_of("express", "plain", window=3)
+    task.gates, task.consumer.read = {TP("express", 0): 9}, {TP("express", 0): 9}
+    task.app.gates = {"express"}
+    offer(task, "express", range(9))
+    offer(task, "plain", range(1))
+    _, *others = admit(task)
+    admitted = [*others]
+    while others and others[-1].record.topic == "express":
+        for call in others:
+            task.close_effect(call)
+        others = admit(task)
+        admitted += others
+    assert [call.record.topic for call in admitted].count("plain") == 1
+    assert len(task.by_topic["express"]) > 0
+
+
+async def test_what_is_reserved_for_a_call_is_let_go_however_the_call_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it is cancelled before its first step, and where the unit that admitted it does not land."""
+    task, dropped = task_of("in"), list[bytes]()
+    task.stage.drop = lambda call: dropped.append(call.effect)  # type: ignore[method-assign]
+    offer(task, "in", range(3))
+    first, *_ = admit(task)
+    task.begin(first)
+    await task.cut_off()
+    assert dropped == [first.effect]
+
+    async def broken(self: EffectTask, admitting: Any, rejected: Any) -> None:
+        raise RuntimeError("the unit does not land")
+
+    monkeypatch.setattr(EffectTask, "may_take", True)
+    monkeypatch.setattr(EffectTask, "commit", broken)
+    offer(task, "in", range(3, 5))
+    with pytest.raises(RuntimeError):
+        await task.turn()
+    assert len(dropped) == 3

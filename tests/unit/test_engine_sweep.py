@@ -16,7 +16,7 @@ from pipeline.engine.unit import Unit
 from pipeline.metrics import Metrics
 from pipeline.settings import given as settings_of
 from pipeline.topics import DAYS
-from tables import caps, claims, effects, history, reports, watches
+from tables import caps, claims, effects, history, reports, stops, watches
 
 NOW = 10**12
 WINDOW = 1_000
@@ -108,8 +108,10 @@ def test_every_table_with_a_window_is_swept_by_the_role_that_keeps_it() -> None:
     channels = set(roles.names()) - {"core", "status"}
     assert found == {
         ("core", claims.PREFIX): 8, ("core", caps.PREFIX): 8, ("core", watches.PREFIX): 8,
+        ("core", stops.CLOSED): 8,
         ("status", history.BY_USER): 30, ("status", history.MINUTES): 30, ("status", reports.PREFIX): 30,
         **{(role, effects.ATTEMPTS): 9 for role in channels},
+        **{(role, stops.PREFIX): 30 for role in channels},
     }  # fmt: skip
 
 
@@ -118,5 +120,8 @@ def test_the_windows_are_those_of_the_settings() -> None:
     assert {one.window / DAYS for role in ("core", "email", "status") for one in sweeps(role, kept)} == {
         10,
         11,
+        30,
         99,
     }
+    longer = settings_of(retention={"attempts": 31}).retention
+    assert {one.window / DAYS for one in sweeps("email", longer)} == {31}

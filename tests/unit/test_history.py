@@ -4,13 +4,14 @@ from collections import Counter
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.remember import remember_contents, remember_status
 from schemas.event import Unreadable
-from schemas.kinds import Channel, State
+from schemas.kinds import Channel, Reason, State
 from schemas.message import ChannelContent, Contents
 from schemas.notification import EventRef
 from schemas.status import Status, Verdict, rfc3339
@@ -105,6 +106,20 @@ STORIES: dict[str, tuple[list[Status], dict[str, str]]] = {
     ),
     "ignored": ([status(State.IGNORED, 0, None)], {":": "ignored"}),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", [Reason.CANCEL_ASKED, Reason.CANCELLED_TOO_LATE])
+@pytest.mark.parametrize("state", [State.DIGESTED, State.QUEUED, State.UNKNOWN, State.SENT, State.FAILED])
+def test_that_somebody_asked_to_cancel_or_too_late_is_told_and_changes_no_state(
+    state: State, reason: Reason
+) -> None:
+    for channel in (None, "email"):
+        rows = MemoryRows()
+        tell(rows, status(state, 0, channel), NOON)
+        before = pairs(rows)
+        asked = msgspec.structs.replace(status(State.CANCELLED, 5, channel), reason=reason)
+        assert tell(rows, asked, NOON + 5)
+        assert pairs(rows) == before
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from agents import deliver
 from pipeline.pool import Offer, Pool
-from pipeline.pool.breaker import FIRST_PAUSE, MOST_PAUSE, THRESHOLD
+from pipeline.pool.breaker import FIRST_PAUSE, MOST_ASKED, MOST_PAUSE, THRESHOLD
 from pipeline.pool.bucket import Bucket
-from pipeline.pool.member import MOST_ASKED
+from pipeline.pool.member import HORIZON_SECONDS
 from schemas import outcome
 from schemas.message import Message
 from schemas.outcome import Outcome
@@ -20,7 +20,11 @@ from tests.journeys.samples import a_message
 FAILED = outcome.deferred("HTTP 503", fault="provider")
 NO_ANSWER = outcome.doubtful("no answer", fault="provider")
 THROTTLED = outcome.deferred("HTTP 429", 7.0, fault="provider")
-GOOD = [outcome.sent("p"), outcome.refused("no such number", fault="target"), outcome.deferred("greylisted")]
+GOOD = [
+    outcome.sent("p"),
+    outcome.refused("no such number", "21211", "target"),
+    outcome.deferred("greylisted", code="450", fault="target"),
+]
 
 
 class Fake:
@@ -71,10 +75,11 @@ class Scene:
 # -- the breaker
 
 
-@pytest.mark.parametrize("answer", [FAILED, NO_ANSWER])
-def test_five_failures_in_a_row_leave_a_provider_alone(answer: Outcome) -> None:
+@pytest.mark.parametrize(("answer", "counted"), [(FAILED, 1), (NO_ANSWER, THRESHOLD - 1)])
+def test_five_failures_in_a_row_leave_a_provider_alone(answer: Outcome, counted: int) -> None:
     scene = Scene(Fake("main"))
-    assert [scene.call(answer) for _ in range(THRESHOLD)] == [True] * (THRESHOLD - 1) + [False]
+    found = [scene.call(answer) for _ in range(THRESHOLD)]
+    assert found == [True] * counted + [False] * (THRESHOLD - counted)
     assert scene.pool.room == 0
     assert scene.choose() == FIRST_PAUSE
     assert scene.pool.ready_in == FIRST_PAUSE
@@ -88,6 +93,20 @@ def test_an_answer_that_is_not_the_providers_fault_begins_the_row_anew(good: Out
             scene.call(FAILED)
         scene.call(good)
     assert scene.choose() == "main"
+
+
+def test_a_message_that_alone_brings_a_provider_to_fail_uses_up_its_attempts() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(deliver.MAX_ATTEMPTS):
+        assert scene.call(FAILED) is True
+        scene.call(GOOD[0])
+
+
+def test_a_message_outlives_an_outage_that_is_not_known_for_one_yet() -> None:
+    scene = Scene()
+    counted = [scene.call(FAILED) for _ in range(2 * THRESHOLD)]
+    assert scene.pool.room == 0
+    assert sum(counted) < deliver.MAX_ATTEMPTS
 
 
 def test_one_probe_goes_out_and_its_success_lets_all_others_follow() -> None:
@@ -120,7 +139,7 @@ def test_what_was_under_way_when_it_opened_neither_prolongs_the_pause_nor_counts
     under_way = [scene.offer() for _ in range(20)]
     for offer in under_way:
         offer.choose()
-    counted = [offer.end(FAILED) for offer in under_way]
+    counted = [offer.end(NO_ANSWER) for offer in under_way]
     assert counted == [True] * (THRESHOLD - 1) + [False] * 16
     assert scene.pool.ready_in == FIRST_PAUSE
 
@@ -145,9 +164,45 @@ def test_a_provider_that_asks_for_time_gets_it_and_the_message_loses_no_attempt(
     late.end(outcome.sent("p"))
     assert scene.pool.ready_in == 7.0
     scene.now += 7.0
-    assert scene.choose() == "main"
+    assert scene.pool.room == 1
+    assert scene.call(outcome.sent("p"))
+    assert scene.pool.room == 100
     scene.call(outcome.deferred("HTTP 503", 1e9, fault="provider"))
     assert scene.pool.ready_in == MOST_ASKED
+
+
+def test_who_asks_for_nothing_again_and_again_is_left_alone_longer_and_longer() -> None:
+    scene, pauses = Scene(Fake("main")), []
+    for _ in range(9):
+        assert scene.call(outcome.deferred("HTTP 503", 0.0, fault="provider")) is False
+        pauses.append(scene.pool.ready_in)
+        scene.now += scene.pool.ready_in
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, MOST_ASKED, MOST_ASKED, MOST_ASKED]
+
+
+def test_what_was_refused_without_a_call_says_nothing_of_the_provider() -> None:
+    scene = Scene(Fake("main"))
+    for _ in range(THRESHOLD):
+        scene.call(outcome.refused("no telephone number", fault="target"))
+        scene.call(NO_ANSWER)
+    assert scene.pool.room == 0
+    scene.now += FIRST_PAUSE
+    scene.call(outcome.deferred("attachments: away", 30.0))
+    assert scene.pool.room == 1, "still to be probed"
+
+
+def test_what_has_to_wait_comes_at_the_pace_of_its_provider_and_no_more_is_taken_than_it_can_serve() -> None:
+    scene = Scene(Fake("slow"), limits={"slow": 10.0})
+    waits = [scene.choose() for _ in range(30)]
+    assert all(isinstance(wait, float) for wait in waits)
+    assert waits == sorted(waits)  # type: ignore[type-var]
+    assert 2.5 <= waits[-1] <= 4.0  # type: ignore[operator]
+    assert not scene.offer().is_ready
+    scene.now += 5.0
+    assert scene.offer().is_ready
+    while (wait := scene.offer().choose()) is not None and (isinstance(wait, str) or wait <= HORIZON_SECONDS):
+        pass
+    assert scene.pool.room == 0, "too many wait already"
 
 
 def test_a_webhooks_failures_are_its_receivers() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.receipts import mailgun as of_mailgun
+from pipeline.receipts import resend as of_resend
 from pipeline.receipts import sendgrid as of_sendgrid
 from pipeline.receipts import ses as of_ses
 from pipeline.receipts import twilio as of_twilio
@@ -29,6 +30,7 @@ SENT: dict[str, Callable[[], Signed]] = {
     "vonage": lambda: signing.vonage(status="delivered", client_ref=REFERENCE, messageId="v-1"),
     "vonage, by token": signing.vonage_token,
     "mailgun": signing.mailgun,
+    "resend": signing.resend,
 }
 
 
@@ -76,6 +78,7 @@ async def test_a_request_without_its_signature_is_forged(name: str) -> None:
     [
         ("sendgrid", lambda at: signing.sendgrid(at=at), 300),
         ("mailgun", lambda at: signing.mailgun(at=at), 300),
+        ("resend", lambda at: signing.resend(at=at), 300),
         ("vonage", lambda at: signing.vonage(at=at), 300),
         ("vonage, by token", lambda at: signing.vonage_token(at=at), 300),
         ("ses", lambda at: signing.ses(at=at), 3_900),
@@ -288,6 +291,45 @@ async def test_a_token_of_mailgun_is_named_so_that_a_copy_is_known() -> None:
         await signed.vendor.verify(signed.callback._replace(body=orjson.dumps(forged)))
 
 
+# -- Resend
+
+
+@pytest.mark.parametrize(
+    ("type", "fields", "state"),
+    [
+        ("email.bounced", {"bounce": {"type": "Permanent", "subType": "General"}}, State.BOUNCED),
+        ("email.bounced", {"bounce": {"type": "Transient", "subType": "MailboxFull"}}, State.FAILED),
+        ("email.bounced", {}, State.FAILED),
+        ("email.suppressed", {"suppressed": {"reason": "previous_bounce"}}, State.BOUNCED),
+        ("email.suppressed", {"suppressed": {"reason": "previous_complaint"}}, State.COMPLAINED),
+        ("email.failed", {"failed": {"reason": "reached_daily_quota"}}, State.FAILED),
+        ("email.complained", {}, State.COMPLAINED),
+        ("email.delivery_delayed", {}, None),
+        ("email.of_next_year", {}, None),
+        ("email.opened", {"tags": [{"name": "carillon"}]}, None),
+    ],
+)
+def test_events_of_resend_in_our_words(type: str, fields: dict[str, Any], state: State | None) -> None:
+    signed = signing.resend(type, **fields)
+    found = signed.vendor.read(signed.callback)
+    assert [word.state for word in found if isinstance(word, Receipt)] == ([] if state is None else [state])
+
+
+async def test_another_id_or_secret_of_resend_is_forged() -> None:
+    signed = signing.resend()
+    headers = {**signed.callback.headers, of_resend.ID: "msg_2"}
+    with pytest.raises(Forged):
+        await signed.vendor.verify(signed.callback._replace(headers=headers))
+    with pytest.raises(Forged):
+        await of_resend.Resend("whsec_b3RoZXI=").verify(signed.callback)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_?"])
+def test_a_secret_of_resend_is_base64(secret: str) -> None:
+    with pytest.raises(ValueError, match="not a whsec"):
+        of_resend.Resend(secret)
+
+
 # -- SES
 
 
@@ -424,7 +466,7 @@ def test_no_bytes_break_a_reader(body: bytes) -> None:
             continue
 
 
-@pytest.mark.parametrize("module", [of_sendgrid, of_ses, of_mailgun, of_twilio, of_vonage])
+@pytest.mark.parametrize("module", [of_sendgrid, of_ses, of_mailgun, of_resend, of_twilio, of_vonage])
 def test_a_vendor_says_no_more_than_receivers_can(module: Any) -> None:
     after = {State.DELIVERED, State.OPENED, State.CLICKED, State.FAILED, State.BOUNCED, State.COMPLAINED}
     assert set(module.STATES.values()) <= after | {State.UNSUBSCRIBED, None}

@@ -31,9 +31,15 @@ def test_a_cancel_is_told_in_the_partition_of_its_id_whoever_the_user_is(user: s
     pipeline = Pipeline(Catalogue([a_workflow()], [a_template()]))
     pipeline.user("u-1", email="ada@example.com")
     pipeline.event(cloud_event())
-    (status,) = pipeline.signal(cancel(user))
-    assert (status.topic, status.hashed) == (topics.DELIVERY_STATUS, hash_in(ID))
-    assert Status.from_json(status.value).reason == Reason.CANCELLED_TOO_LATE
+    sent = pipeline.signal(cancel(user))
+    assert {send.hashed for send in sent} == {hash_in(ID)}
+    told = [Status.from_json(s.value) for s in sent if s.topic == topics.DELIVERY_STATUS]
+    assert [(status.channel, status.reason) for status in told] == [
+        (None, Reason.CANCEL_ASKED), ("email", Reason.CANCELLED_TOO_LATE), ("web", Reason.CANCELLED_TOO_LATE),
+    ]  # fmt: skip
+    assert [s.topic for s in sent if s.topic != topics.DELIVERY_STATUS] == [
+        "email-notifications-express", "web-notifications-express",
+    ]  # fmt: skip
     found = history.find(pipeline.status, ID)
     assert found is not None and found["user_id"] == "u-1"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.simulator.faults import parse
+from pipeline.simulator.faults import BANNERS, parse
 from pipeline.simulator.registry import KINDS
 from pipeline.simulator.simulator import Simulator, faults_of
 from pipeline.simulator.transport import HOST
@@ -27,7 +27,7 @@ def test_its_rules_do_what_it_can_do(kind: str) -> None:
         assert rule.says
         if rule.does and rule.does not in vendor.codes:
             assert ":" not in rule.does, "conditions are for faults that are set"
-            assert parse(rule.does, faults_of(kind)).name not in {"down", "banner_refused"}
+            assert parse(rule.does, faults_of(kind)).name not in {"down", *BANNERS}
 
 
 @pytest.mark.parametrize("kind", KINDS)

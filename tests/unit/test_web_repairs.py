@@ -675,10 +675,10 @@ def test_the_newest_of_spans_are_as_many_as_may_be(sizes: list[tuple[int, int]],
 STATUS_ALONE = {
     Reason.NO_WORKFLOW, Reason.NO_RECIPIENT, Reason.ALREADY_PLANNED, Reason.UNKNOWN_USER, Reason.NO_ADDRESS,
     Reason.CHANNEL_OPTED_OUT, Reason.CATEGORY_OPTED_OUT, Reason.DAILY_CAP, Reason.EXPIRED,
-    Reason.UNKNOWN_TEMPLATE, Reason.TEMPLATE_FAILED, Reason.NO_TEMPLATE_FOR_CHANNEL, Reason.NO_PROVIDER,
+    Reason.UNKNOWN_TEMPLATE, Reason.TEMPLATE_FAILED, Reason.NO_TEMPLATE_FOR_CHANNEL, Reason.UNDELIVERED,
     Reason.CALL_CUT_OFF, Reason.ADDRESS_SUPPRESSED, Reason.CATEGORY_CAP, Reason.THROTTLED, Reason.SCHEDULED,
     Reason.QUIET_HOURS, Reason.IN_DIGEST, Reason.CANCELLED, Reason.CANCELLED_TOO_LATE, Reason.FALLBACK,
-    Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES,
+    Reason.ESCALATED, Reason.TOO_OLD, Reason.INVALID_VARIABLES, Reason.CANCEL_ASKED, Reason.USER_ERASED,
     Reason.UNKNOWN_SEGMENT,
 }  # fmt: skip
 """What a status may say, and no dead letter does."""
