@@ -21,17 +21,22 @@ from pipeline.attachments import stores
 from pipeline.broadcasts import cancel
 from pipeline.broker import EmbeddedKafka
 from pipeline.demo import oracle
+from pipeline.demo.vendors import Vendors, told
 from pipeline.demo.workload import Shop, Workload
 from pipeline.providers import outbox
+from pipeline.receipts.line import Line
+from pipeline.receipts.receiving import Receiving
+from pipeline.receipts.secret import links
+from pipeline.receipts.vendors import calling
 from pipeline.run import Runner, operator_token, until_told
 from pipeline.settings import Settings, given
-from pipeline.simulator import Simulator
-from pipeline.topics import client_options, create
+from pipeline.topics import client_options, counts, create
 from pipeline.web import operations, server
 from pipeline.web.repairs import Repairs
 from pipeline.web.rows import Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import StoreDesk
+from schemas.ids import partition_of, user_hash
 from schemas.message import Message
 from schemas.status import Status
 
@@ -53,7 +58,6 @@ class Demo:
     def __init__(self, events: int, seed: int, port: int, *, stay: bool, quiet: bool) -> None:
         self.events, self.seed, self.port, self.stay, self.quiet = events, seed, port, stay, quiet
         self.seen = oracle.Outcomes()
-        self.smtp, self.webhooks = Simulator("smtp"), Simulator("webhook")
         self.last_news = time.monotonic()
 
     def tell(self, line: str, *, same_line: bool = False) -> None:
@@ -71,29 +75,31 @@ class Demo:
         async with contextlib.AsyncExitStack() as stack:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carillon-demo-")))
             bootstrap, prefix = self._broker(stack)
-            await self.smtp.start()
-            stack.push_async_callback(self.smtp.stop)
-            await self.webhooks.start()
-            stack.push_async_callback(self.webhooks.stop)
-            settings = _settings(bootstrap, prefix, state, self.smtp.port)
+            port = _free_port(self.port)
+            public_url = f"http://127.0.0.1:{port}"
+            vendors = Vendors(self.seed, public_url)
+            await stack.enter_async_context(vendors.fleet)
+            self.tell(f"simulating providers: {vendors.fleet.page_url}")
+            settings = _settings(bootstrap, prefix, state, vendors.channels(), public_url)
             runner = Runner(settings)
             stack.push_async_callback(runner.stop)
             self.tell("starting the roles: " + ", ".join(runner.names))
-            now, hooks = time.time_ns() // 1_000_000, self.webhooks.base_url
-            load = Shop(self.seed, f"{now // 1000:x}", hooks, now).make(self.events)
+            now, hooks, browsers = time.time_ns() // 1_000_000, vendors.url("webhook"), vendors.url("webpush")
+            load = Shop(self.seed, f"{now // 1000:x}", hooks, now, browsers).make(self.events)
             await create(settings)
             await self._send_people(settings, load)
             await runner.start()
             await runner.wait_until_ready(READY_SECONDS)
             token = operator_token(settings)
-            url = await self._pages(stack, settings, runner, token)
+            await self._pages(stack, settings, runner, token, port)
             self.tell(f"sending {self.events} events")
             watching = asyncio.create_task(self._watch(settings))
             stack.callback(watching.cancel)
             await self._send_events(settings, load)
             await self._until_settled(load, watching)
-            figures = oracle.figures(load, self.seen, self._effects(state), self.events)
-            self._report(figures, url)
+            effects = vendors.effects() + _in_outbox(state)
+            figures = oracle.figures(load, self.seen, effects, self.events)
+            self._report(figures, f"{public_url}/console?token={token}", vendors.fleet.page_url)
             self._check(load, figures)
             if self.stay:
                 self.tell("still serving; Ctrl-C ends it")
@@ -113,22 +119,23 @@ class Demo:
         return kafka.bootstrap_servers, ""
 
     async def _pages(
-        self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str
-    ) -> str:
+        self, stack: contextlib.AsyncExitStack, settings: Settings, runner: Runner, token: str, port: int
+    ) -> None:
         desk = StoreDesk(lambda: runner.apps.get("status"), Path(settings.state_dir))
         tasks = Tasks.of(runner.running, settings, runner.roles.pools)
         stack.push_async_callback(tasks.close)
         store = await stack.enter_async_context(stores.kept(settings))
+        line = Line(settings)
+        stack.push_async_callback(line.close)
         app = server.create(
             desk, Tables(runner.held), tasks, Repairs.of(settings),
             operations=operations.OnKafka(settings, runner.catalogue), token=token, version=__version__,
             readiness=runner.readiness, metrics=runner.metrics, cancel=partial(cancel, settings),
-            store=store,
+            store=store, receiving=Receiving(calling(settings), line.send, runner.metrics),
+            public_url=settings.web.public_url, links=links(settings), send=line.send,
         )  # fmt: skip
-        port = self.port if _is_free(self.port) else 0
-        serving, bound = await server.serve(app, settings.web.host, port)
+        serving, _ = await server.serve(app, settings.web.host, port)
         stack.push_async_callback(serving.stop)
-        return f"http://127.0.0.1:{bound}/console?token={token}"
 
     async def _send_people(self, settings: Settings, load: Workload) -> None:
         prefix = settings.kafka.topic_prefix
@@ -139,6 +146,15 @@ class Demo:
                     for user, value in rows.items()
                 ]
                 await asyncio.gather(*sent)
+            count = counts(settings)[topics.DEVICES]
+            sent = [
+                await producer.send(
+                    prefix + topics.DEVICES, value, key=f"{user}\0{token}".encode(),
+                    partition=partition_of(user_hash(user), count),
+                )
+                for (user, token), value in load.devices.items()
+            ]  # fmt: skip
+            await asyncio.gather(*sent)
 
     async def _send_events(self, settings: Settings, load: Workload) -> None:
         prefix = settings.kafka.topic_prefix
@@ -190,25 +206,19 @@ class Demo:
                 self.tell(f"{len(self.seen.latencies)} delivered")
                 return
 
-    def _effects(self, state: Path) -> dict[tuple[str, str], int]:
-        """How often each pair took effect at a sink."""
-        found: Counter[tuple[str, str]] = Counter()
-        for key, count in self.smtp.effects.items():
-            found[key.split(".")[0], "email"] += count
-        for key, count in self.webhooks.effects.items():
-            found[key.split(".")[0], "webhook"] += count
-        for stored in outbox.read(state / outbox.FILE, limit=outbox.ROWS):
-            found[stored.notification_id, stored.channel] += 1
-        return dict(found)
-
-    def _report(self, figures: dict[str, Any], url: str) -> None:
+    def _report(self, figures: dict[str, Any], console: str, providers: str) -> None:
         if self.quiet:
             return
-        width = max(map(len, figures))
-        lines = "\n".join(
-            f"  {name.replace('_', ' '):<{width}}  {value:>10,}" for name, value in figures.items()
-        )
-        self.tell(f"\n{lines}\n\n  console  {url}\n")
+        rows = {name: value for name, value in figures.items() if not isinstance(value, dict)}
+        width = max(map(len, rows))
+        lines = []
+        for name, value in rows.items():
+            lines.append(f"  {name.replace('_', ' '):<{width}}  {value:>10,}")
+            if name == "delivered":
+                of = figures["by_channel"].items()
+                lines += [f"  {f'  by {channel}':<{width}}  {count:>10,}" for channel, count in of]
+        told = "\n".join(lines)
+        self.tell(f"\n{told}\n\n  console    {console}\n  providers  {providers}\n")
 
     def _check(self, load: Workload, figures: dict[str, Any]) -> None:
         found = oracle.problems(load, self.seen)
@@ -217,7 +227,16 @@ class Demo:
             raise DemoFailed(f"{len(found)} outcomes differ from the prediction\n  {shown}")
 
 
-def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Settings:
+def _in_outbox(state: Path) -> Counter[tuple[str, str, str]]:
+    """How often each target of a pair took effect in the development outbox."""
+    return Counter(
+        told(stored.key, stored.channel) for stored in outbox.read(state / outbox.FILE, limit=outbox.ROWS)
+    )
+
+
+def _settings(
+    bootstrap: str, prefix: str, state: Path, channels: dict[str, Any], public_url: str = ""
+) -> Settings:
     """The demo's own settings: nothing of the user's, so that nothing real is ever called."""
     here = Path(__file__).parent
     samples = here.parents[1] if (here.parents[1] / "workflows").is_dir() else here.parent / "samples"
@@ -228,14 +247,9 @@ def _settings(bootstrap: str, prefix: str, state: Path, smtp_port: int) -> Setti
         segments_dir=samples / "segments",
         kafka={"bootstrap_servers": bootstrap, "topic_prefix": prefix},
         core={"unknown_user_grace": GRACE_SECONDS},
-        channels={
-            "email": {"providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": smtp_port,
-                                             "from": "Carillon Shop <shop@example.com>"}}},
-            "sms": {"providers": {"outbox": {"kind": "outbox"}}},
-            "web": {"providers": {"inbox": {"kind": "inbox"}}},
-            "webhook": {"providers": {"hooks": {"kind": "webhook", "allow_internal": True}}},
-        },
-    )  # fmt: skip
+        web={"public_url": public_url},
+        channels=channels,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -248,14 +262,14 @@ async def _producer(settings: Settings) -> Any:
         await producer.stop()
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+def _free_port(wanted: int) -> int:
+    """That port, or another one where it is taken: vendors must know it before anything listens there."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+            return int(probe.getsockname()[1])
+    raise DemoFailed("no port is free")
 
 
 def as_line(figures: dict[str, Any]) -> str:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.demo.workload import Workload
-from schemas.kinds import State
+from schemas.kinds import Channel, Reason, State
 from schemas.status import Status
 from tables.states import advance
 
 _TOOK_EFFECT = {State.SENT, State.DELIVERED}
 _ENDED = {*_TOOK_EFFECT, State.SUPPRESSED, State.UNKNOWN}
+_UNDER_WAY = (State.QUEUED, State.SENDING, State.RETRYING)
+_FARTHEST = (State.CLICKED, State.OPENED, State.DELIVERED, State.SENT)
 
 
 @dataclass
@@ -19,10 +21,13 @@ class Outcomes:
     """What `delivery-status` and the dead letters said so far."""
 
     states: dict[tuple[str, str], State] = field(default_factory=dict)
-    attempts: dict[tuple[str, str], int] = field(default_factory=dict)
+    attempts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    #: what is known of each target of a pair; "" is of the pair itself, before or without any
+    each: dict[tuple[str, str], dict[str, tuple[State, str | None]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     whole: dict[str, State] = field(default_factory=dict)
-    targets: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     duplicates: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     doubts: set[tuple[str, str]] = field(default_factory=set)
     latencies: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -45,20 +50,38 @@ class Outcomes:
                 self.digests[status.notification_id].add(status.detail or "")
             return
         pair = (status.notification_id, str(status.channel))
-        attempt = status.attempt or 0
-        before = self.states.get(pair)
-        after = advance(before, status.state, newer_attempt=attempt > self.attempts.get(pair, 0))
-        self.attempts[pair] = max(attempt, self.attempts.get(pair, 0))
-        if after != before:
-            self.states[pair], self.reasons[pair] = after, status.reason
+        self._move(pair, status)
+        self.states[pair], self.reasons[pair] = folded(self.each[pair])
         if status.state is State.UNKNOWN:
             self.doubts.add(pair)
         if status.state in _TOOK_EFFECT and pair not in self.latencies:
             self.latencies[pair] = at - status.event_at
             self.took_effect[pair] = at
             self.decided_at.append(at)
-        if status.target_id:
-            self.targets[pair].add(status.target_id)
+
+    def _move(self, pair: tuple[str, str], status: Status) -> None:
+        """Moves the state of the one target that a status is of."""
+        target, attempt = status.target_id or "", status.attempt or 0
+        before, why = self.each[pair].get(target, (None, None))
+        so_far = self.attempts.get((*pair, target), 0)
+        undelivered = status.state is State.FAILED and status.reason == Reason.UNDELIVERED
+        # a receipt may be quicker than the status of the attempt that it is of
+        is_newer = attempt > so_far and why != Reason.UNDELIVERED
+        after = advance(before, status.state, newer_attempt=is_newer, undelivered=undelivered)
+        self.attempts[*pair, target] = max(attempt, so_far)
+        if after != before:
+            self.each[pair][target] = (after, status.reason)
+
+
+def folded(targets: Mapping[str, tuple[State, str | None]]) -> tuple[State, str | None]:
+    """What came of a pair, with the reason: it is under way while one of its targets is, in doubt where one
+    is, and otherwise as far as that which came the farthest."""
+    of_targets = [found for target, found in targets.items() if target] or list(targets.values())
+    for state in (*_UNDER_WAY, State.UNKNOWN, *_FARTHEST):
+        for found in of_targets:
+            if found[0] is state:
+                return found
+    return of_targets[0]
 
 
 def problems(load: Workload, seen: Outcomes) -> list[str]:
@@ -118,11 +141,11 @@ def _names(states: frozenset[State]) -> str:
 
 
 def figures(
-    load: Workload, seen: Outcomes, effects: Mapping[tuple[str, str], int], events: int
+    load: Workload, seen: Outcomes, effects: Mapping[tuple[str, str, str], int], events: int
 ) -> dict[str, Any]:
-    """The demo's JSON (CONTRACT, section 1). `effects`: how often each pair took effect at a sink."""
-    delivered = sum(seen.states.get(pair) in _TOOK_EFFECT for pair in load.pairs)
-    twice = sum(count > 1 and pair not in seen.doubts for pair, count in effects.items())
+    """The demo's JSON. `effects`: how often each target of a pair was told at a sink."""
+    delivered = Counter(pair[1] for pair in load.pairs if seen.states.get(pair) in _TOOK_EFFECT)
+    twice = {told[:2] for told, count in effects.items() if count > 1} - seen.doubts
     prompt = load.pairs.keys() - load.delayed
     took = sorted(ms for pair, ms in seen.latencies.items() if pair in prompt)
     spread = (max(seen.decided_at) - min(seen.decided_at)) / 1000 if len(seen.decided_at) > 1 else 0.0
@@ -130,7 +153,7 @@ def figures(
     return {
         "events": events,
         "pairs": len(load.pairs),
-        "delivered": delivered,
+        "delivered": delivered.total(),
         "suppressed": sum(state is State.SUPPRESSED for state in seen.states.values()),
         "duplicates_dropped": sum(len(places) for places in seen.duplicates.values()),
         "dead_lettered": poison + len(seen.dead_messages),
@@ -139,8 +162,9 @@ def figures(
         "failed": sum(state is State.FAILED for state in seen.whole.values()),
         "unknown": sum(state is State.UNKNOWN for state in seen.states.values()),
         "lost": sum(pair not in seen.states for pair in load.pairs),
-        "sent_twice": twice,
+        "sent_twice": len(twice),
         "p50_ms": took[len(took) // 2] if took else 0,
         "p99_ms": took[int(len(took) * 0.99)] if took else 0,
         "per_second": round(len(seen.decided_at) / spread) if spread else 0,
+        "by_channel": {str(channel): delivered[channel] for channel in Channel},
     }

@@ -3,9 +3,11 @@
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 import orjson
 
+from pipeline.simulator.webpush import subscription
 from schemas.ids import notification_id
 from schemas.kinds import Channel, Reason, State
 from schemas.status import rfc3339
@@ -14,6 +16,8 @@ SOURCE = "https://shop.example"
 SHARE_OF_DUPLICATES = 0.03
 CAP = 3
 SOON_SECONDS = 5
+UNDELIVERABLE = "+15005550020"
+"""The number whose messages the simulated vendors take, and then report as undelivered."""
 _ITEMS = ("Brass bell", "Tuning fork", "Oak stand", "Rope, 12 m", "Glockenspiel", "Clapper", "Beeswax")
 
 
@@ -37,6 +41,8 @@ class Expected:
 
 
 DELIVERED = Expected(frozenset({State.SENT, State.DELIVERED}))
+REFUSED = Expected(frozenset({State.FAILED}), Reason.REFUSED)
+BOUNCED = Expected(frozenset({State.BOUNCED}))
 
 
 @dataclass
@@ -45,6 +51,8 @@ class Workload:
 
     users: dict[str, bytes] = field(default_factory=dict)
     preferences: dict[str, bytes] = field(default_factory=dict)
+    #: (user, token) -> the device
+    devices: dict[tuple[str, str], bytes] = field(default_factory=dict)
     events: list[Sent] = field(default_factory=list)
     #: (notification id, channel) -> what must come of it
     pairs: dict[tuple[str, str], Expected] = field(default_factory=dict)
@@ -66,26 +74,38 @@ class Workload:
 class Shop:
     """Makes up users and events. The same seed makes the same run."""
 
-    def __init__(self, seed: int, run: str, webhook_url: str, now: int) -> None:
-        """`now`, in ms since the epoch: what is scheduled is so for soon after it."""
+    def __init__(self, seed: int, run: str, webhook_url: str, now: int, push_url: str | None = None) -> None:
+        """`now`, in ms since the epoch: what is scheduled is so for soon after it.
+
+        `push_url`: of a simulated push service, beside which the other vendors are simulated too. Without one
+        nobody has a browser, and whoever takes push and SMS refuses nothing.
+        """
         self.random, self.run, self.webhook_url, self.now = random.Random(seed), run, webhook_url, now
+        self.push_url = push_url
         self.load = Workload()
         self.capped: Counter[str] = Counter()
         self.gone: set[str] = set()
+        #: users none of whose devices is there any more
+        self.lost: set[str] = set()
+        #: users who have just one push coming: it finds a device that is gone
+        self.once: list[str] = []
 
     def make(self, events: int) -> Workload:
         """A workload of that many events."""
         for n in range(max(20, min(400, events // 5))):
             self._user(n)
-        users = [user for user in self.load.users if not user.startswith("capped")]
-        makers = [self._order, self._shipment, self._reset, self._newsletter, self._unwanted, self._poison,
-                  self._stranger, self._broken, self._capped, self._reminder, self._review, self._gift,
-                  self._parcel]  # fmt: skip
-        weights = [40, 20, 8, 11, 3, 2, 2, 1, 3, 3, 3, 2, 2]
+        users = [user for user in self.load.users if user.startswith("plain")]
+        makers = {
+            self._order: 17, self._shipment: 16, self._reset: 4, self._newsletter: 4, self._gift: 4,
+            self._code: 5, self._answer: 10, self._invoice: 5, self._unwanted: 3, self._poison: 2,
+            self._stranger: 2, self._broken: 1, self._capped: 4, self._reminder: 2, self._review: 3,
+            self._parcel: 3,
+        }  # fmt: skip
+        kinds, weights = list(makers), list(makers.values())
         for n in range(events):
             # each kind once at the start, so that even a small run holds every outcome
-            maker = makers[n] if n < len(makers) else self.random.choices(makers, weights)[0]
-            if (n == len(makers) or self.random.random() < SHARE_OF_DUPLICATES) and self._repeat():
+            maker = kinds[n] if n < len(kinds) else self.random.choices(kinds, weights)[0]
+            if (n == len(kinds) or self.random.random() < SHARE_OF_DUPLICATES) and self._repeat():
                 continue
             maker(n, self.random.choice(users))
         return self.load
@@ -93,10 +113,11 @@ class Shop:
     # -- users
 
     def _user(self, n: int) -> None:
-        kind = "capped" if n % 20 == 7 else "plain"
+        kind = {7: "capped", 8: "lost", 9: "lost", 14: "moved"}.get(n % 20, "plain")
         user = f"{kind}-{n:04d}"
         told: dict[str, object] = {
-            "user_id": user, "email": f"{user}@example.com", "phone": f"+1555{n:07d}",
+            "user_id": user, "email": f"{user}@example.com", "slack": f"C{n:08d}",
+            "phone": f"+447700900{n % 1000:03d}" if n % 4 == 2 else f"+1555{n:07d}",
             "webhook_url": f"{self.webhook_url}/hooks/{user}", "attributes": {"name": f"Customer {n}"},
         }  # fmt: skip
         wants: dict[str, object] = {"user_id": user}
@@ -109,11 +130,46 @@ class Shop:
         if n % 20 == 4:
             told["webhook_url"] = f"{self.webhook_url}/gone/{user}"
             self.gone.add(user)
+        if n % 20 == 5:
+            wants["channels"] = {"push": False}
+        if kind == "moved":
+            told["phone"] = UNDELIVERABLE
         if kind == "capped":
             wants["frequency_limit"] = CAP
         self.load.users[user] = orjson.dumps(told)
         if len(wants) > 1:
             self.load.preferences[user] = orjson.dumps(wants)
+        self._devices(n, user, kind)
+
+    def _devices(self, n: int, user: str, kind: str) -> None:
+        """None, one or three; a device that is gone is an Android phone."""
+        gone = kind == "lost"
+        if n % 20 == 6:
+            return
+        if gone:
+            self.once.append(user)
+        if gone and n % 20 == 8:
+            self.lost.add(user)
+            platforms: tuple[str, ...] = ("android",)
+        elif gone or n % 20 == 0:
+            platforms = ("ios", "android", "web")
+        else:
+            platforms = (("ios", "android", "web")[n % 3],)
+        for platform in platforms:
+            self._device(user, platform, gone=gone and platform == "android")
+
+    def _device(self, user: str, platform: str, *, gone: bool) -> None:
+        token, keys = f"{'dead' if gone else 'fcm'}-{sha256(user.encode()).hexdigest()}", {}
+        if platform == "ios":
+            token = f"a0{sha256(user.encode()).hexdigest()[2:]}"
+        elif platform == "web":
+            if self.push_url is None:
+                platform = "android"
+            else:
+                made = subscription(self.push_url, user)
+                token, keys = made["endpoint"], made["keys"]
+        device = {"user_id": user, "token": token, "platform": platform, "keys": keys}
+        self.load.devices[user, token] = orjson.dumps(device)
 
     def _wants(self, user: str) -> dict[str, object]:
         return orjson.loads(self.load.preferences.get(user, b"{}"))  # type: ignore[no-any-return]
@@ -141,21 +197,34 @@ class Shop:
         wants, told = self._wants(user), orjson.loads(self.load.users[user])
         off: object = wants.get("channels", {})
         category_off: object = wants.get("categories", {})
+        devices = any(owner == user for owner, _ in self.load.devices)
         for channel in channels:
             expected = DELIVERED
-            if channel is Channel.SMS and "phone" not in told:
+            if (channel is Channel.SMS and "phone" not in told) or (channel is Channel.PUSH and not devices):
                 expected = _suppressed(Reason.NO_ADDRESS)
             elif not mandatory and isinstance(off, dict) and off.get(channel) is False:
                 expected = _suppressed(Reason.CHANNEL_OPTED_OUT)
             elif not mandatory and isinstance(category_off, dict) and category in category_off:
                 expected = _suppressed(Reason.CATEGORY_OPTED_OUT)
-            elif channel is Channel.WEBHOOK and user in self.gone:
-                expected = Expected(frozenset({State.FAILED}), Reason.REFUSED)
+            else:
+                expected = self._comes_of(channel, user, told)
             self.load.pairs[notification, channel] = expected
+
+    def _comes_of(self, channel: Channel, user: str, told: dict[str, object]) -> Expected:
+        """What comes of a message that goes out."""
+        if channel is Channel.WEBHOOK and user in self.gone:
+            return REFUSED
+        if self.push_url is None:
+            return DELIVERED
+        if channel is Channel.PUSH and user in self.lost:
+            return REFUSED
+        if channel is Channel.SMS and told["phone"] == UNDELIVERABLE:
+            return BOUNCED
+        return DELIVERED
 
     def _order(self, n: int, user: str) -> None:
         event = self._send(n, user, "shop.order.confirmed", self._an_order(n))
-        self._expect(event, "order-confirmed", user, "orders", (Channel.EMAIL, Channel.WEB, Channel.WEBHOOK))
+        self._expect(event, "order-confirmed", user, "orders", (Channel.EMAIL, Channel.PUSH))
 
     def _an_order(self, n: int) -> dict[str, object]:
         items = [
@@ -171,7 +240,7 @@ class Shop:
             "shipment": {"carrier": "Hermes", "tracking_url": f"https://track.example/{n}"}
         }
         event = self._send(n, user, "shop.order.shipped", data)
-        self._expect(event, "order-shipped", user, "shipping", (Channel.EMAIL, Channel.SMS, Channel.WEB))
+        self._expect(event, "order-shipped", user, "shipping", (Channel.EMAIL, Channel.SMS, Channel.PUSH))
 
     def _reset(self, n: int, user: str) -> None:
         data: dict[str, object] = {"reset": {"url": f"https://shop.example/reset/{n}", "minutes": 30}}
@@ -188,10 +257,10 @@ class Shop:
         user = self.random.choice([user for user in self.load.users if user.startswith("capped")])
         event = self._send(n, user, "shop.order.confirmed", self._an_order(n))
         self.capped[user] += 1
-        self._expect(event, "order-confirmed", user, "orders", (Channel.EMAIL, Channel.WEB, Channel.WEBHOOK))
+        self._expect(event, "order-confirmed", user, "orders", (Channel.EMAIL, Channel.PUSH))
         if self.capped[user] > CAP:
             notification = notification_id(user, SOURCE, event, "order-confirmed")
-            for channel in (Channel.EMAIL, Channel.WEB, Channel.WEBHOOK):
+            for channel in (Channel.EMAIL, Channel.PUSH):
                 self.load.pairs[notification, channel] = _suppressed(Reason.DAILY_CAP)
 
     def _stranger(self, n: int, _: str) -> None:
@@ -228,10 +297,32 @@ class Shop:
         self.load.of_user.setdefault(user, []).append(notification)
 
     def _gift(self, n: int, user: str) -> None:
+        user = self.once.pop(0) if self.once else user
         event = self._send(n, user, "shop.gift.received", {"gift": {"from": f"Friend {n}"}})
-        self._expect(event, "gift", user, "gifts", (Channel.EMAIL,))
+        self._expect(event, "gift", user, "gifts", (Channel.PUSH,))
         notification = notification_id(user, SOURCE, event, "gift")
-        self.load.pairs[notification, Channel.PUSH] = _suppressed(Reason.NO_ADDRESS)  # nobody has a device
+        if (came := self.load.pairs[notification, Channel.PUSH]) is not DELIVERED:
+            self.load.pairs[notification, Channel.EMAIL] = DELIVERED
+            if came is REFUSED:
+                self.load.delayed.add((notification, Channel.EMAIL))
+
+    def _code(self, n: int, user: str) -> None:
+        if n % 5 == 0:
+            user = self.random.choice([user for user in self.load.users if user.startswith("moved")])
+        data: dict[str, object] = {"code": {"digits": f"{self.random.randrange(10**6):06d}", "minutes": 5}}
+        event = self._send(n, user, "shop.account.code_requested", data, "-express")
+        self._expect(event, "sign-in-code", user, "security", (Channel.SMS,), mandatory=True)
+
+    def _answer(self, n: int, user: str) -> None:
+        data: dict[str, object] = {
+            "question": {"product": self.random.choice(_ITEMS), "url": f"https://shop.example/questions/{n}"}
+        }
+        event = self._send(n, user, "shop.question.answered", data)
+        self._expect(event, "question-answered", user, "questions", (Channel.WEB, Channel.PUSH))
+
+    def _invoice(self, n: int, user: str) -> None:
+        event = self._send(n, user, "shop.invoice.issued", self._an_order(n))
+        self._expect(event, "invoice", user, "invoices", (Channel.WEBHOOK, Channel.CHAT))
 
     def _parcel(self, n: int, user: str) -> None:
         event = self._send(n, user, "shop.parcel.waiting", {"parcel": {"place": f"Locker {n}"}})
@@ -279,6 +370,9 @@ _WORKFLOWS = {
     "shop.review.received": "reviews",
     "shop.gift.received": "gift",
     "shop.parcel.waiting": "parcel",
+    "shop.account.code_requested": "sign-in-code",
+    "shop.question.answered": "question-answered",
+    "shop.invoice.issued": "invoice",
 }
 
 

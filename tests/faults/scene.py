@@ -203,6 +203,8 @@ def _told(bootstrap: str, directory: Path, webhook_port: int, smtp_port: int) ->
         "channels": {
             "email": {"providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": smtp_port}}},
             "sms": {"providers": {"outbox": {"kind": "outbox"}}},
+            "push": {"providers": {"phones": {"kind": "outbox"}}},
+            "chat": {"providers": {"rooms": {"kind": "outbox"}}},
             "web": {"providers": {"inbox": {"kind": "inbox"}}},
             "webhook": {"providers": {"hooks": {"kind": "webhook", "allow_internal": True}}},
         },

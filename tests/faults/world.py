@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from agents import topics
 from pipeline.demo.workload import Workload
 from pipeline.settings import Settings
-from pipeline.topics import client_options
+from pipeline.topics import client_options, counts
+from schemas.ids import partition_of, user_hash
 from schemas.status import Status
 from tests.faults.verdict import Evidence
 
@@ -159,6 +160,15 @@ class Feed:
         await self._producer.start()
         await self._all(topics.USERS, self.load.users)
         await self._all(topics.PREFERENCES, self.load.preferences)
+        count = counts(self.settings)[topics.DEVICES]
+        sent = [
+            await self._producer.send(
+                topics.DEVICES, value, key=f"{user}\0{token}".encode(),
+                partition=partition_of(user_hash(user), count),
+            )
+            for (user, token), value in self.load.devices.items()
+        ]  # fmt: skip
+        await asyncio.gather(*sent)
 
     async def _all(self, topic: str, rows: dict[str, bytes]) -> None:
         await asyncio.gather(*[await self._producer.send(topic, v, key=k.encode()) for k, v in rows.items()])

@@ -29,13 +29,21 @@ from tests.journeys.samples import a_message
 pytestmark = pytest.mark.kafka
 POISON = b"\x1b[2J not JSON at all"
 NOW_AND_THEN = 0.05
+CHANNELS: dict[str, Any] = {
+    "email": {
+        "providers": {"sink": {"kind": "smtp", "host": "127.0.0.1", "port": 1, "from": "a@example.com"}}
+    },
+    "sms": {"providers": {"outbox": {"kind": "outbox"}}},
+    "web": {"providers": {"inbox": {"kind": "inbox"}}},
+    "webhook": {"providers": {"hooks": {"kind": "webhook", "allow_internal": True}}},
+}
 
 
 class Desk:
     """An operator with a terminal, before a pipeline of its own."""
 
     def __init__(self, kafka: str, state: Path) -> None:
-        found = _settings(kafka, f"t{uuid.uuid4().hex[:8]}.", state, 1)
+        found = _settings(kafka, f"t{uuid.uuid4().hex[:8]}.", state, CHANNELS)
         self.settings: Settings = found.model_copy(
             update={"kafka": found.kafka.model_copy(update={"partitions": dict.fromkeys(
                 ("core", "email", "sms", "push", "web", "chat", "webhook", "status"), 2)})}
