@@ -39,6 +39,11 @@ class Member:
         return platforms is None or platform in platforms
 
     @property
+    def is_away(self) -> bool:
+        """Whether it is left alone now; who is only busy is not."""
+        return self.breaker.ready_in(self.clock()) > 0
+
+    @property
     def room(self) -> int:
         """How many calls may begin now."""
         now = self.clock()

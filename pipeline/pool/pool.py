@@ -28,6 +28,11 @@ class Pool:
             for provider in providers
         }
         self.countries, self.country_of = countries or {}, country_of
+        everyone = list(self.members.values())
+        platforms = frozenset[str]().union(*[m.provider.platforms or () for m in everyone])
+        #: every order in which they are asked
+        self.orders = [[self.members[name] for name in order] for order in self.countries.values()]
+        self.orders += [[m for m in everyone if m.serves(platform)] for platform in platforms] or [everyone]
 
     @property
     def parallel(self) -> int:
@@ -44,7 +49,8 @@ class Pool:
         """How many calls may begin now; 0 while none of them may be called, or too many wait for one."""
         if any(member.horizon > HORIZON_SECONDS for member in self.members.values()):
             return 0
-        return sum(max(0, member.room) for member in self.members.values())
+        first = {member.name: member for order in self.orders if (member := _first(order)) is not None}
+        return sum(max(0, member.room) for member in first.values())
 
     @property
     def ready_in(self) -> float:
@@ -108,18 +114,20 @@ class Offer:
         if after in names:
             place = names.index(after) + 1
             members = members[place:] + members[:place]
-        chosen = next((member for member in members if member.room > 0), None)
-        if chosen is not None:
+        chosen = _first(members)
+        if chosen is not None and chosen.room > 0:
             self.release()
             self.member = chosen
             self.probe = chosen.begin()
             return chosen.name
-        return min(members, key=lambda member: member.ready_in).turn() if members else None
+        waits_for = chosen or min(members, key=lambda member: member.ready_in, default=None)
+        return waits_for.turn() if waits_for is not None else None
 
     @property
     def is_ready(self) -> bool:
         """Whether somebody may be called for it now."""
-        return any(member.room > 0 for member in self.pool.candidates(self.message))
+        first = _first(self.pool.candidates(self.message))
+        return first is not None and first.room > 0
 
     def goes_elsewhere(self, failed: str) -> bool:
         """Whether one behind that which failed may be called at once."""
@@ -127,7 +135,7 @@ class Offer:
         names = [member.name for member in members]
         if failed not in names:
             return False
-        return any(member.room > 0 for member in members[names.index(failed) + 1 :])
+        return _first(members[names.index(failed) + 1 :]) is not None
 
     def release(self) -> None:
         """What was chosen will not be called."""
@@ -140,3 +148,8 @@ class Offer:
         assert self.member is not None
         member, self.member = self.member, None
         return member.end(outcome, probe=self.probe)
+
+
+def _first(members: Sequence[Member]) -> Member | None:
+    """The first that is not left alone: while it is only busy nobody steps in for it."""
+    return next((member for member in members if not member.is_away), None)

@@ -222,6 +222,21 @@ def test_the_first_of_the_order_is_called_while_it_can_be() -> None:
     assert scene.choose() == "backup"
 
 
+def test_who_is_only_busy_or_at_its_limit_is_waited_for() -> None:
+    busy = Scene(Fake("main", parallel=1), Fake("backup"))
+    assert busy.choose() == "main"
+    assert busy.pool.room == 0
+    assert isinstance(busy.choose(), float)
+    limited = Scene(Fake("main"), Fake("backup"), limits={"main": 10.0})
+    assert limited.pool.room == 0
+    assert isinstance(limited.choose(), float)
+    for _ in range(THRESHOLD):
+        limited.now += 1.0
+        limited.call(FAILED)
+    assert limited.pool.room == 100
+    assert limited.choose() == "backup"
+
+
 def test_after_a_failure_those_behind_it_come_first_and_then_it_begins_anew() -> None:
     scene = Scene(Fake("a"), Fake("b"), Fake("c"))
     assert [scene.choose(after=name) for name in "abc"] == ["b", "c", "a"]
