@@ -125,7 +125,9 @@ class Delivery:
                 # a provider does not raise; where one does, nobody knows how far it came
                 log.exception("%s raised", provider.name)
                 outcome = doubtful(f"raised {type(error).__name__}", fault="provider")
-        counts = offer.end(outcome)
+        # what may have been sent each time is not tried for as long as a provider is away
+        in_doubt = outcome.kind == "doubtful" and not offer.honours_keys(provider.name)
+        counts = offer.end(outcome) or in_doubt
         self.metrics.called(provider.name, self.channel, outcome.kind, time.perf_counter() - started)
         return outcome, counts
 

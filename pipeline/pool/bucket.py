@@ -4,7 +4,7 @@ import math
 
 BURST = 0.03
 """The share of a second's calls that may begin at once."""
-SLACK = 0.03
+SLACK = 0.05
 """The share that is left out, for what bunches on its way."""
 
 
