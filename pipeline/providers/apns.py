@@ -22,7 +22,7 @@ from pydantic import Field, SecretStr
 
 from pipeline.providers import retry_after
 from pipeline.providers.answers import told
-from pipeline.providers.http import STATUSES, Answer, Ended, NotAnswered, NotSent, by_status
+from pipeline.providers.http import STATUSES, Answer, Ended, NotAnswered, NotSent, by_status, understood
 from pipeline.providers.http2 import Headers, Http2Client
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
@@ -195,7 +195,7 @@ class ApnsProvider:
             return doubtful(f"no answer: {error.why}", fault="provider")
         except NotSent as error:
             return deferred(f"not sent: {error.why}", fault="provider")
-        return judged(answer, self._clock())
+        return understood(answer, lambda answer: judged(answer, self._clock()))
 
     async def close(self) -> None:
         """Lets the connection go."""

@@ -230,14 +230,19 @@ class HttpProvider:
             return doubtful(f"no answer: {error.why}", fault="provider")
         except NotSent as error:
             return deferred(f"not connected: {error.why}", fault="provider")
-        try:
-            return self.judge(answer)
-        except Exception as error:
-            return GARBAGE.outcome(f"HTTP {answer.status}", f"an answer that is none: {type(error).__name__}")
+        return understood(answer, self.judge)
 
     async def close(self) -> None:
         """Lets the connections go."""
         await self.client.close()
+
+
+def understood(answer: Answer, judge: Callable[[Answer], Outcome], garbage: Meaning = GARBAGE) -> Outcome:
+    """An answer as `judge` reads it, and garbage where that raises. Never raises."""
+    try:
+        return judge(answer)
+    except Exception as error:
+        return garbage.outcome(f"HTTP {answer.status}", f"an answer that is none: {type(error).__name__}")
 
 
 def by_status(

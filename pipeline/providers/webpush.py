@@ -23,7 +23,15 @@ from msgspec.structs import replace
 from pydantic import Field, SecretStr
 
 from pipeline.providers.guarded import BadUrl, Blocked, GuardedClient, parsed
-from pipeline.providers.http import CONNECTIONS_PER_HOST, STATUSES, Ended, NotAnswered, NotSent, by_status
+from pipeline.providers.http import (
+    CONNECTIONS_PER_HOST,
+    STATUSES,
+    Ended,
+    NotAnswered,
+    NotSent,
+    by_status,
+    understood,
+)
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
 from schemas.kinds import Priority
@@ -145,7 +153,7 @@ class WebPushProvider:
                 return refused(f"no usable endpoint: {error.why}", fault="target")
             return deferred(f"not connected: {error.why}", fault="provider")
         # Location would let whoever reads it delete the message, so it is no id to be shown
-        return by_status(CODES, answer, self._clock())
+        return understood(answer, lambda answer: by_status(CODES, answer, self._clock()))
 
     def _is_known(self, host: str) -> bool:
         return self.allow_internal or any(
