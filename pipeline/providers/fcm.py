@@ -23,6 +23,7 @@ from pipeline.providers.http import (
     CONNECTIONS_PER_HOST,
     GARBAGE,
     STATUSES,
+    TAKES_500_AGAIN,
     Answer,
     Ended,
     HttpClient,
@@ -79,6 +80,7 @@ CODES: Mapping[str, Meaning] = {
     "invalid_scope": Meaning("deferred", "provider", "the service account may not send"),
     "no access token": Meaning("deferred", "provider", "no access token could be had"),
     **STATUSES,
+    **TAKES_500_AGAIN,
     "404": Meaning("deferred", "provider", "there is no such address"),
 }
 """FCM's own error codes, else the API's statuses, in small letters those of the token's endpoint."""

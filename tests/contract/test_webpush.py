@@ -277,7 +277,7 @@ async def test_the_simulator_reads_what_we_send() -> None:
         ("missing-1", "refused", "HTTP 404", 0),
         ("other-1", "deferred", "HTTP 403", None),
         ("busy-1", "deferred", "HTTP 429", None),
-        ("broken-1", "deferred", "HTTP 500", None),
+        ("broken-1", "doubtful", "HTTP 500", None),
     ],
 )
 async def test_a_path_says_what_becomes_of_it(name: str, kind: str, code: str, dead: int | None) -> None:
