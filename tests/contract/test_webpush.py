@@ -210,6 +210,11 @@ class Unknown(Names):
         ("updates.push.services.mozilla.com", "provider"),
         ("web.push.apple.com", "provider"),
         ("wns2-par02p.notify.windows.com", "provider"),
+        ("jmt17.google.com", "provider"),
+        ("autopush.stage.push.services.mozilla.com", "provider"),
+        ("storage.googleapis.com", "target"),
+        ("x.fcm.googleapis.com", "target"),
+        ("x.web.push.apple.com", "target"),
         ("evilgoogleapis.com", "target"),
         ("googleapis.com.example.net", "target"),
         ("push.example.net", "target"),
@@ -325,5 +330,5 @@ async def test_the_simulator_refuses_another_vapid_key() -> None:
     stranger = VapidTokens(ec.generate_private_key(ec.SECP256R1()), SUBJECT)
     async with simulated() as vendor, provider(allow_internal=True, tokens=stranger) as main:
         outcome = await main.send(subscribed(vendor, "kim"), KEY)
-        assert (outcome.kind, outcome.code, outcome.fault) == ("deferred", "HTTP 403", "provider")
+        assert (outcome.kind, outcome.code, outcome.fault) == ("deferred", "HTTP 403", "target")
         assert vendor.effects[KEY] == 0
