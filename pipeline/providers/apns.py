@@ -22,7 +22,16 @@ from pydantic import Field, SecretStr
 
 from pipeline.providers import retry_after
 from pipeline.providers.answers import told
-from pipeline.providers.http import STATUSES, Answer, Ended, NotAnswered, NotSent, by_status
+from pipeline.providers.http import (
+    STATUSES,
+    TAKES_500_AGAIN,
+    Answer,
+    Ended,
+    NotAnswered,
+    NotSent,
+    by_status,
+    understood,
+)
 from pipeline.providers.http2 import Headers, Http2Client
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
@@ -82,6 +91,7 @@ CODES: Mapping[str, Meaning] = {
     "ServiceUnavailable": Meaning("deferred", "provider", "not available now"),
     "Shutdown": Meaning("deferred", "provider", "the server is shutting down"),
     **STATUSES,
+    **TAKES_500_AGAIN,
     "410": Meaning("refused", "target", "the app is no longer on the device", dead=True),
 }
 """Apple's reasons; a status stands for itself where none is given."""
@@ -195,7 +205,7 @@ class ApnsProvider:
             return doubtful(f"no answer: {error.why}", fault="provider")
         except NotSent as error:
             return deferred(f"not sent: {error.why}", fault="provider")
-        return judged(answer, self._clock())
+        return understood(answer, lambda answer: judged(answer, self._clock()))
 
     async def close(self) -> None:
         """Lets the connection go."""

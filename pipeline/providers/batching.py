@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from schemas.outcome import Outcome, deferred, doubtful
@@ -70,10 +71,13 @@ class Batches(Generic[Item]):
             if joined:
                 batch.task = task = asyncio.create_task(self._run(joined), name="batch")
                 self._running.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, joined))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, joined: Sequence[_Joined[Item]], task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        for _, future in joined:
+            if not future.done():  # a task that is cancelled before its first step runs nothing of `_run`
+                future.set_result(deferred("closed before it was sent"))
         self._start()
 
     async def _run(self, joined: Sequence[_Joined[Item]]) -> None:

@@ -23,12 +23,14 @@ from pipeline.providers.http import (
     CONNECTIONS_PER_HOST,
     GARBAGE,
     STATUSES,
+    TAKES_500_AGAIN,
     Answer,
     Ended,
     HttpClient,
     NotAnswered,
     NotSent,
     by_status,
+    understood,
 )
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
@@ -78,6 +80,7 @@ CODES: Mapping[str, Meaning] = {
     "invalid_scope": Meaning("deferred", "provider", "the service account may not send"),
     "no access token": Meaning("deferred", "provider", "no access token could be had"),
     **STATUSES,
+    **TAKES_500_AGAIN,
     "404": Meaning("deferred", "provider", "there is no such address"),
 }
 """FCM's own error codes, else the API's statuses, in small letters those of the token's endpoint."""
@@ -161,6 +164,8 @@ class AccessTokens:
             raise Ended(deferred(f"no access token: {error.why}", fault="provider")) from error
         found = told(answer)
         token, seconds = found.get("access_token"), found.get("expires_in")
+        if isinstance(token, str) and not (token.isascii() and token.isprintable()):
+            token = None  # no header can hold it
         if answer.status == 200 and isinstance(token, str) and isinstance(seconds, int):
             self._token, self._ends = token, now + seconds
             return token
@@ -228,19 +233,19 @@ class FcmProvider:
         try:
             async with asyncio.timeout_at(ends):
                 token = await self.tokens.get()
+            headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+            request = httpx.Request("POST", self._url, content=content, headers=headers)
         except Ended as ended:
             return "", ended.outcome
-        except TimeoutError:
-            return "", deferred("no access token: TimeoutError", fault="provider")
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        request = httpx.Request("POST", self._url, content=content, headers=headers)
+        except Exception as error:  # whatever the token's endpoint answers, nothing was sent
+            return "", deferred(f"no access token: {type(error).__name__}", fault="provider")
         try:
             answer = await self._client.exchange(request, max(ends - loop.time(), 0.0))
         except NotAnswered as error:
             return token, doubtful(f"no answer: {error.why}", fault="provider")
         except NotSent as error:
             return token, deferred(f"not connected: {error.why}", fault="provider")
-        return token, judged(answer, self._clock())
+        return token, understood(answer, lambda answer: judged(answer, self._clock()))
 
     async def close(self) -> None:
         """Lets the connections go."""

@@ -28,6 +28,7 @@ BODY_BYTES = 65_536
 
 STATUSES: Mapping[str, Meaning] = {
     "2xx": Meaning("sent", None, "accepted"),
+    "3xx": Meaning("deferred", "provider", "a redirect, which is not followed: base_url is wrong"),
     "401": Meaning("deferred", "provider", "our credentials are refused"),
     "402": Meaning("deferred", "provider", "our account has to pay first"),
     "403": Meaning("deferred", "provider", "our credentials do not allow it"),
@@ -35,13 +36,15 @@ STATUSES: Mapping[str, Meaning] = {
     "425": Meaning("deferred", "provider", "too early"),
     "429": Meaning("deferred", "provider", "too many requests", throttles=True),
     "4xx": Meaning("refused", "message", "the request is refused"),
-    "500": Meaning("deferred", "provider", "an error at the vendor"),
+    "500": Meaning("doubtful", "provider", "an error at the vendor, who may have taken it"),
     "502": Meaning("doubtful", "provider", "a gateway had no good answer"),
     "503": Meaning("deferred", "provider", "not available now"),
     "504": Meaning("doubtful", "provider", "a gateway had no answer in time"),
-    "5xx": Meaning("deferred", "provider", "an error at the vendor"),
+    "5xx": Meaning("doubtful", "provider", "an error on the way or at the vendor, who may have taken it"),
 }
 """What a status means where the vendor has no word of its own for it (RFC 9110, 15; RFC 6585, 4)."""
+TAKES_500_AGAIN: Mapping[str, Meaning] = {"500": Meaning("deferred", "provider", "an error at the vendor")}
+"""What a 500 means where the vendor's documentation says to send it again."""
 GARBAGE = Meaning("doubtful", "provider", "an answer that cannot be read")
 
 
@@ -230,14 +233,19 @@ class HttpProvider:
             return doubtful(f"no answer: {error.why}", fault="provider")
         except NotSent as error:
             return deferred(f"not connected: {error.why}", fault="provider")
-        try:
-            return self.judge(answer)
-        except Exception as error:
-            return GARBAGE.outcome(f"HTTP {answer.status}", f"an answer that is none: {type(error).__name__}")
+        return understood(answer, self.judge)
 
     async def close(self) -> None:
         """Lets the connections go."""
         await self.client.close()
+
+
+def understood(answer: Answer, judge: Callable[[Answer], Outcome], garbage: Meaning = GARBAGE) -> Outcome:
+    """An answer as `judge` reads it, and garbage where that raises. Never raises."""
+    try:
+        return judge(answer)
+    except Exception as error:
+        return garbage.outcome(f"HTTP {answer.status}", f"an answer that is none: {type(error).__name__}")
 
 
 def by_status(

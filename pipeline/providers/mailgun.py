@@ -13,7 +13,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers import mime, retry_after
-from pipeline.providers.http import GARBAGE, STATUSES, Answer, NotSent, by_status
+from pipeline.providers.http import GARBAGE, STATUSES, TAKES_500_AGAIN, Answer, NotSent, by_status
 from pipeline.providers.mail import Attachment, Letter, MailProvider, MailSettings, sender_of
 from pipeline.providers.provider import Place, needed
 from schemas.message import Message
@@ -29,6 +29,7 @@ _OWN = {
     "400": Meaning("refused", "message", "the request is not valid"),
     "404": Meaning("deferred", "provider", "there is no such domain at this base_url"),
     "413": Meaning("refused", "message", "the message is too large"),
+    **TAKES_500_AGAIN,
 }
 CODES: Mapping[str, Meaning] = {**_OWN, **STATUSES, **_OWN}
 """Mailgun has statuses, and a sentence that may say which field is at fault."""

@@ -15,8 +15,8 @@ def seconds(value: str | None, now: float) -> float | None:
         return min(float(text), MOST_SECONDS)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return min(max(date.timestamp() - now, 0.0), MOST_SECONDS)
+    except (ValueError, TypeError, OverflowError):  # of no date, and of numbers beyond all dates
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return min(max(date.timestamp() - now, 0.0), MOST_SECONDS)

@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers import retry_after
-from pipeline.providers.http import STATUSES, Answer, by_status
+from pipeline.providers.http import STATUSES, TAKES_500_AGAIN, Answer, by_status
 from pipeline.providers.mail import Letter, MailProvider, MailSettings, display_name, sender_of
 from pipeline.providers.mime import Sender
 from pipeline.providers.provider import Place, needed
@@ -30,6 +30,7 @@ _OWN = {
     "404": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
     "405": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
     "413": Meaning("refused", "message", "the message is too large"),
+    **TAKES_500_AGAIN,
 }
 CODES: Mapping[str, Meaning] = {**_OWN, **STATUSES, **_OWN}
 """SendGrid has statuses, and says which field of a request is at fault. 202 alone means sent."""

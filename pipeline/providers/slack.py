@@ -74,7 +74,7 @@ CODES: Mapping[str, Meaning] = {
     **_STATUSES,
 }
 """By the `error` of chat.postMessage or the word of a webhook; another one: UNKNOWN, or its status."""
-UNKNOWN = Meaning("refused", "message", "not posted")
+UNKNOWN = Meaning("deferred", "provider", "not posted, and it is not known why")
 """`ok` is false, with an error that is not in the table."""
 HOOK_CODES: Mapping[str, Meaning] = {
     **CODES,
@@ -135,7 +135,7 @@ class _Bot(HttpProvider):
         found = told(answer)
         error, ts = found.get("error"), found.get("ts")
         if found.get("ok") is False and isinstance(error, str):
-            return by_code({"2xx": UNKNOWN, **CODES}, error, answer, self.clock())
+            return by_code({**CODES, "2xx": UNKNOWN, "4xx": UNKNOWN}, error, answer, self.clock())
         if answer.status == 200 and found.get("ok") is True and isinstance(ts, str):
             return sent(f"{found.get('channel', '')}/{ts}")
         return by_status(CODES, answer, self.clock())

@@ -53,6 +53,7 @@ class Stage(StrEnum):
 
     FETCH = "attachments"
     CONNECT = "connect"
+    SENDER = "sender"
     ENVELOPE = "envelope"
     BODY = "body"
 
@@ -60,11 +61,16 @@ class Stage(StrEnum):
 CODES: Mapping[str, Meaning] = {
     "connect 4xx": Meaning("deferred", "provider", "the server wants no connection now"),
     "connect 5xx": Meaning("deferred", "provider", "the server wants no connection"),
+    "sender 4xx": Meaning("deferred", "provider", "the server wants no mail from us now"),
+    "sender 552": Meaning("refused", "message", "larger than the server takes"),
+    "sender 5xx": Meaning("deferred", "provider", "the server wants no mail from this sender"),
     "envelope 4xx": Meaning("deferred", "target", "not now: greylisting, a mailbox that is busy or full"),
-    "envelope 5xx": Meaning("refused", "target", "no such mailbox, or not from us"),
+    "envelope 5.7.x": Meaning("deferred", "provider", "a policy: the server does not let us, or relays not"),
+    "envelope 5xx": Meaning("refused", "target", "no such mailbox"),
     "body 2xx": Meaning("sent", None, "the server has it"),
     "body 4xx": Meaning("deferred", "message", "not now"),
     "body 5xx": Meaning("refused", "message", "the server does not take this message"),
+    "5.7.60": Meaning("deferred", "provider", "we may not send as this sender, says Exchange"),
     "421": Meaning("deferred", "provider", "the server is closing"),
     "503": Meaning("deferred", "provider", "bad sequence of commands"),
     "530": Meaning("deferred", "provider", "authentication or TLS is needed"),
@@ -73,7 +79,16 @@ CODES: Mapping[str, Meaning] = {
     "538": Meaning("deferred", "provider", "authentication needs TLS"),
 }
 """A reply by its code (those speak about us and not about the message), else by how far the message came
-(RFC 5321, 4.2; RFC 4954, 6). What stands nowhere is garbage."""
+(RFC 5321, 4.2; RFC 4954, 6; RFC 3463, 3.8). What stands nowhere is garbage. A relay that is refused in
+words alone counts as 5.7.x."""
+
+POLICY = "5.7."
+_ENHANCED = re.compile(r"\s*(5\.\d{1,3}\.\d{1,3})\b")
+_RELAYS_NOT = re.compile(
+    r"\brelay(ing)? +(access +)?(is +)?(denied|prohibited|not +(permitted|allowed))"
+    r"|\b(unable|not permitted) to relay",
+    re.I,
+)
 
 _QUEUE_ID = re.compile(
     r"(?:queued as |\bid=|^(?:2\.\d+\.\d+ )?ok:? +(?!queued))<?([a-z0-9][a-z0-9._-]{4,99})", re.I
@@ -84,7 +99,7 @@ _ADDRESS = re.compile(r"\S*@\S*")
 def judged(stage: Stage, reply: SMTPResponse) -> Outcome:
     """A reply in our words."""
     code, text = reply
-    meaning = CODES.get(str(code)) or CODES.get(f"{stage} {code // 100}xx")
+    meaning = CODES.get(str(code)) or _told(stage, reply)
     if meaning is None:
         return unanswered(stage, f"garbage {code}")
     if meaning.kind == "sent":
@@ -94,6 +109,20 @@ def judged(stage: Stage, reply: SMTPResponse) -> Outcome:
     return Outcome(
         kind=meaning.kind, reason=f"{stage}: {code} {text}"[:REASON], code=str(code), fault=meaning.fault
     )
+
+
+def _told(stage: Stage, reply: SMTPResponse) -> Meaning | None:
+    """What a reply means by how far the message came: at RCPT a policy is no fault of the mailbox."""
+    code, text = reply
+    if code // 100 == 5:
+        found = _ENHANCED.match(text)
+        enhanced = found[1] if found else ""
+        if enhanced in CODES:
+            return CODES[enhanced]
+        relays_not = not enhanced and _RELAYS_NOT.search(_ADDRESS.sub("", text))
+        if stage is Stage.ENVELOPE and (enhanced.startswith(POLICY) or relays_not):
+            return CODES["envelope 5.7.x"]
+    return CODES.get(f"{stage} {code}") or CODES.get(f"{stage} {code // 100}xx")
 
 
 def unanswered(stage: Stage, why: str) -> Outcome:
@@ -230,11 +259,12 @@ class SmtpProvider:
             if (await command(b"RSET")).code != 250:
                 raise _Stale
             connection.dirty = False
+        progress.stage = Stage.SENDER
         reply = await command(b"MAIL", self._from, *options)
         if reply.code // 100 == 4 and connection.used:
             raise _Stale  # it may have had its number of messages: a fresh one will tell
-        progress.stage = Stage.ENVELOPE
         if reply.code == 250:
+            progress.stage = Stage.ENVELOPE
             reply = await command(b"RCPT", b"TO:<%b>" % letter.recipient.encode())
             if reply.code in {250, 251}:
                 reply = await command(b"DATA")

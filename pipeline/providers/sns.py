@@ -27,10 +27,14 @@ from schemas.outcome import Meaning, Outcome, refused, sent
 VERSION = "2010-03-31"
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 MARKETING = "marketing"
+_ABOUT_A_PARAMETER = frozenset({"InvalidParameter", "ParameterValueInvalid", "ValidationException"})
 PHONE_NUMBER = "InvalidParameter PhoneNumber"
+SENDER = "InvalidParameter sender"
+_names_the_sender = re.compile(r"AWS\.(SNS|MM)\.SMS\.|SenderID|OriginationNumber", re.I).search
 
 CODES: Mapping[str, Meaning] = {
     PHONE_NUMBER: Meaning("refused", "target", "not a number that can be reached"),
+    SENDER: Meaning("deferred", "provider", "the sender, or what else is set here, is not valid"),
     "InvalidParameter": Meaning("refused", "message", "a parameter is not valid"),
     "ParameterValueInvalid": Meaning("refused", "message", "a parameter is not valid"),
     "ValidationException": Meaning("refused", "message", "a parameter is not valid"),
@@ -117,9 +121,12 @@ class SnsProvider(HttpProvider):
         name = _told(answer, "Code")
         if not name:
             return by_status(CODES, answer, self.clock())
-        # its text names the parameter, and goes on with the number
-        if name == "InvalidParameter" and "Invalid parameter: PhoneNumber" in _told(answer, "Message"):
-            name = PHONE_NUMBER
+        if name in _ABOUT_A_PARAMETER:  # its text names it, and may go on with the number
+            text = _told(answer, "Message")
+            if "Invalid parameter: PhoneNumber" in text:
+                name = PHONE_NUMBER
+            elif _names_the_sender(text):
+                name = SENDER
         return by_code(CODES, name, answer, self.clock())
 
 

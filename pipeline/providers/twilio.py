@@ -33,13 +33,17 @@ CODES: Mapping[str, Meaning] = {
     "20404": Meaning("deferred", "provider", "there is no such account"),
     "20429": Meaning("deferred", "provider", "too many requests", throttles=True),
     "21211": Meaning("refused", "target", "not a number that can be reached"),
+    "21212": Meaning("deferred", "provider", "the sender is not valid"),
     "21265": Meaning("refused", "target", "a short code receives no messages"),
     "21266": Meaning("refused", "target", "the number is the sender's own"),
+    "21401": Meaning("deferred", "provider", "the sender is not valid"),
     "21408": Meaning("refused", "target", "our account is not enabled for this country"),
+    "21601": Meaning("deferred", "provider", "the sender is not ours"),
     "21602": Meaning("refused", "message", "the text is empty"),
     "21603": Meaning("deferred", "provider", "a sender is missing"),
     "21604": Meaning("refused", "target", "the number is missing"),
     "21606": Meaning("deferred", "provider", "the sender is not ours, or cannot send messages"),
+    "21607": Meaning("deferred", "provider", "a trial account writes from its trial number only"),
     "21608": Meaning("refused", "target", "a trial account writes to verified numbers only"),
     "21609": Meaning("deferred", "provider", "the address for receipts (web.public_url) is refused"),
     "21610": Meaning("refused", "target", "the recipient has told this sender to stop"),
@@ -49,6 +53,7 @@ CODES: Mapping[str, Meaning] = {
     "21617": Meaning("refused", "message", "longer than 1,600 characters"),
     "21619": Meaning("refused", "message", "the text is empty"),
     "21635": Meaning("refused", "target", "a landline"),
+    "21657": Meaning("refused", "target", "there is no way from this sender to this country"),
     "21658": Meaning("refused", "message", "longer than is allowed"),
     "21659": Meaning("deferred", "provider", "the sender is not a number of Twilio's, or of another country"),
     "21660": Meaning("deferred", "provider", "the sender belongs to another account"),
@@ -57,6 +62,7 @@ CODES: Mapping[str, Meaning] = {
     "21704": Meaning("deferred", "provider", "the messaging service has no senders"),
     "21705": Meaning("deferred", "provider", "there is no such messaging service"),
     **{status: meaning for status, meaning in STATUSES.items() if status != "2xx"},
+    "404": Meaning("deferred", "provider", "there is no such account: is base_url right?"),
 }
 """By the answer's `code`; one that is not here by its status, and is named all the same."""
 

@@ -3,6 +3,7 @@
 It knows no idempotency key: a call that was written and not answered is in doubt.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,11 @@ SHORTEST_LIFE, LONGEST_LIFE = 20_000, 604_800_000
 CODES: Mapping[str, Meaning] = {
     "1": Meaning("deferred", "provider", "too many messages", throttles=True),
     "2": Meaning("refused", "message", "a parameter is missing"),
+    "2 ours": Meaning("deferred", "provider", "a parameter is missing that is set here, such as from"),
+    "2 to": Meaning("refused", "target", "the number is missing"),
     "3": Meaning("refused", "message", "a parameter is not valid"),
+    "3 ours": Meaning("deferred", "provider", "a parameter is not valid that is set here, such as from"),
+    "3 to": Meaning("refused", "target", "not a number that can be reached"),
     "4": Meaning("deferred", "provider", "our credentials are refused"),
     "5": Meaning("deferred", "provider", "an error at Vonage"),
     "6": Meaning("refused", "target", "cannot be processed, as for an unknown prefix"),
@@ -49,9 +54,11 @@ CODES: Mapping[str, Meaning] = {
     "33": Meaning("refused", "target", "the number is no longer active"),
     **{status: meaning for status, meaning in STATUSES.items() if status != "2xx"},
 }
-"""By the `status` of a part; 0 is accepted."""
-UNKNOWN = Meaning("refused", "message", "not sent")
+"""By the `status` of a part; 0 is accepted. Which parameter 2 and 3 are about stands in `error-text`."""
+UNKNOWN = Meaning("deferred", "provider", "not sent, and it is not known why")
 """A part has a status that is not in the table."""
+_FIELD = re.compile(r"\b(?:missing|invalid|param(?:eter)?):? +['\"`]?([a-z][a-z_-]*)", re.I)
+_OURS = frozenset({"from", "api_key", "api_secret", "type", "callback", "sig", "timestamp"})
 
 
 class Settings(HttpSettings):
@@ -146,10 +153,20 @@ def _parts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         if not isinstance(status, str):
             return []
         message_id = part.get("message-id")
+        if status in {"2", "3"}:
+            status += _at_fault(part.get("error-text"))
         if status == "0" and not (isinstance(message_id, str) and message_id):
             return []
         read.append((status, message_id or ""))
     return read
+
+
+def _at_fault(words: object) -> str:
+    """Whose the parameter is that a text names: " to", " ours", or "" for any other and for none."""
+    named = {name.lower() for name in _FIELD.findall(words)} if isinstance(words, str) else set()
+    if "to" in named:
+        return " to"
+    return " ours" if named & _OURS else ""
 
 
 def make(name: str, settings: Settings, place: Place) -> VonageProvider:

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from pipeline.providers import retry_after
 from pipeline.providers.guarded import BadUrl, Blocked, GuardedClient, parsed
-from pipeline.providers.http import CONNECTIONS, NotAnswered, NotSent
+from pipeline.providers.http import CONNECTIONS, GARBAGE, Answer, NotAnswered, NotSent, understood
 from pipeline.providers.provider import HttpSettings, Place
 from pipeline.sections import SettingsError
 from schemas.message import Message
@@ -36,6 +36,7 @@ CODES = {
 }
 """Everything else is refused: no redirect is followed, and no other answer is success."""
 _REFUSED = Meaning("refused", "target", "the receiver wants it not")
+_GARBAGE = GARBAGE._replace(fault="target")
 
 
 class Settings(HttpSettings):
@@ -88,6 +89,9 @@ class WebhookProvider:
             if isinstance(error.cause.__cause__ or error.cause, ValueError):
                 return refused(f"no usable URL: {error.why}", fault="target")
             return deferred(f"not connected: {error.why}", fault="target")
+        return understood(answer, self._judge, _GARBAGE)
+
+    def _judge(self, answer: Answer) -> Outcome:
         return answered(answer.status, answer.headers.get("retry-after"), self._clock())
 
     def _request(self, message: Message, key: str) -> httpx.Request:

@@ -22,8 +22,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from msgspec.structs import replace
 from pydantic import Field, SecretStr
 
+from pipeline.providers.answers import told
 from pipeline.providers.guarded import BadUrl, Blocked, GuardedClient, parsed
-from pipeline.providers.http import CONNECTIONS_PER_HOST, STATUSES, Ended, NotAnswered, NotSent, by_status
+from pipeline.providers.http import (
+    CONNECTIONS_PER_HOST,
+    STATUSES,
+    Answer,
+    Ended,
+    NotAnswered,
+    NotSent,
+    by_status,
+    understood,
+)
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
 from schemas.kinds import Priority
@@ -42,19 +52,27 @@ TOKEN_SECONDS, RENEW_SECONDS = 43_200, 3_600
 ORIGINS = 256
 URGENCY = {Priority.CRITICAL: "high", Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low"}
 
-PUSH_SERVICES = ("googleapis.com", "push.services.mozilla.com", "push.apple.com", "notify.windows.com")
-"""The hosts, and those below them, that speak for the provider: anybody can register any other endpoint, and
+PUSH_SERVICES = frozenset({"fcm.googleapis.com", "jmt17.google.com", "web.push.apple.com"})
+"""Google's (the second one for Chromium that is not Chrome) and Apple's."""
+PUSH_DOMAINS = (".push.services.mozilla.com", ".notify.windows.com")
+"""With all hosts below them. These hosts speak for the provider: anybody can register any other endpoint, and
 must not be able to stop all others by answering badly. What those others say is the target's fault alone."""
+
+OTHER_KEY, BAD_TOKEN = "VAPID key", "BadJwtToken"
+_OTHER_KEY = (b"do not correspond to the credentials", b"VAPID public key mismatch", b"VapidPkHashMismatch")
+"""How FCM (403), Mozilla (401) and Apple (400) say that the subscription was made with another key."""
 
 CODES: Mapping[str, Meaning] = {
     "404": Meaning("refused", "target", "the subscription has ended", dead=True),
     "410": Meaning("refused", "target", "the subscription has ended", dead=True),
     "400": Meaning("refused", "message", "the request is not as it should be"),
     "413": Meaning("refused", "message", "the message is too large"),
-    "3xx": Meaning("refused", "target", "a redirect, which is not followed"),
     **STATUSES,
+    "3xx": Meaning("refused", "target", "a redirect, which is not followed"),
     "401": Meaning("deferred", "provider", "the VAPID token is refused"),
-    "403": Meaning("deferred", "provider", "the VAPID key is not the subscription's"),
+    "403": Meaning("deferred", "target", "the VAPID key is not the subscription's, or the token is refused"),
+    OTHER_KEY: Meaning("deferred", "target", "the VAPID key is not the subscription's"),
+    BAD_TOKEN: Meaning("deferred", "provider", "Apple refuses the VAPID token: is `subject` a real address?"),
     "406": Meaning("deferred", "provider", "too many requests, as WNS says it", throttles=True),
 }
 
@@ -145,12 +163,10 @@ class WebPushProvider:
                 return refused(f"no usable endpoint: {error.why}", fault="target")
             return deferred(f"not connected: {error.why}", fault="provider")
         # Location would let whoever reads it delete the message, so it is no id to be shown
-        return by_status(CODES, answer, self._clock())
+        return understood(answer, lambda answer: judged(answer, self._clock()))
 
     def _is_known(self, host: str) -> bool:
-        return self.allow_internal or any(
-            host == service or host.endswith(f".{service}") for service in PUSH_SERVICES
-        )
+        return self.allow_internal or host in PUSH_SERVICES or host.endswith(PUSH_DOMAINS)
 
     def _request(self, message: Message, key: str) -> httpx.Request:
         """Raises Ended, httpx.InvalidURL, BadUrl, UnicodeError."""
@@ -179,6 +195,16 @@ class WebPushProvider:
     async def close(self) -> None:
         """Lets the connections go."""
         await self._client.close()
+
+
+def judged(answer: Answer, now: float) -> Outcome:
+    """A status in our words; of those that refuse us the body tells whether all of ours are meant."""
+    if answer.status in {400, 401, 403} and answer.body:
+        if any(words in answer.body for words in _OTHER_KEY):
+            return CODES[OTHER_KEY].outcome(OTHER_KEY)
+        if told(answer).get("reason") == BAD_TOKEN:
+            return CODES[BAD_TOKEN].outcome(BAD_TOKEN)
+    return by_status(CODES, answer, now)
 
 
 def payload(message: Message, key: str) -> bytes:

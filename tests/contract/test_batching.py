@@ -142,3 +142,15 @@ async def test_at_the_end_what_is_under_way_is_in_doubt_and_what_waits_was_not_s
     assert ((await under_way).kind, (await waiting).kind) == ("doubtful", "deferred")
     await batches.close()
     assert sender.requests == [["a"]]
+
+
+async def test_at_the_end_what_was_not_begun_has_an_outcome_as_well() -> None:
+    sender = Sender()
+    batches = Batches(sender.send, most=10, at_once=1)
+    call = asyncio.create_task(batches.join("a", "words", "a"))
+    while not batches._running:
+        await asyncio.sleep(0)
+    await batches.close()  # before the request's task had its first step
+    async with asyncio.timeout(5):
+        assert (await call).kind == "deferred"
+    assert sender.requests == []

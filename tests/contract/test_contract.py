@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pipeline.providers import registry
+from pipeline.providers import registry, retry_after
 from pipeline.providers.provider import Place, Provider
 from pipeline.simulator import registry as simulator
 from pipeline.simulator.vendor import Vendor
@@ -218,6 +218,30 @@ async def test_an_answer_becomes_its_outcome(
         assert not private or private not in told
     if peer is not None and case["situation"] == "oversize":
         assert peer.written < 20_000_000  # what fits into socket buffers and a cap
+
+
+def waiting(kind: str) -> Case | None:
+    """A case of a kind in which the answer says how long to wait."""
+    cases = [one for one in table(kind)["cases"] if one["situation"] in {"throttled", "transient"}]
+    return next((one for one in cases if "retry-after:" in str(one.get("acts")).lower()), None)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if waiting(kind)])
+async def test_an_answer_over_which_we_stumble_is_in_doubt_and_nothing_is_raised(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(value: str | None, now: float) -> float | None:
+        raise RuntimeError("kim@example.com")
+
+    case = waiting(kind)
+    assert case is not None
+    monkeypatch.setattr(retry_after, "seconds", stumble)
+    async with SCENES[kind](case, tmp_path) as (provider, sent, _):
+        outcome = await provider.send(sent, KEY)
+    assert outcome.kind == "doubtful"
+    assert "RuntimeError" in (outcome.reason or "")
+    assert "kim" not in (outcome.reason or "")
+    assert outcome.fault == ("target" if kind == "webhook" else "provider")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -170,7 +170,7 @@ async def test_the_simulator_refuses_as_twilio_words_it(code: str) -> None:
     [
         ("throttled", "20429", {}),
         ("throttled:retry_after=9", "20429", {"retry_after": 9}),
-        ("server_error", "20500", {}),
+        ("server_error", "20500", {"kind": "doubtful"}),
         ("unauthorized", "20003", {}),
         ("reset_after_body", None, {"kind": "doubtful"}),
         ("nonsense", "HTTP 200", {"kind": "doubtful"}),

@@ -210,6 +210,11 @@ class Unknown(Names):
         ("updates.push.services.mozilla.com", "provider"),
         ("web.push.apple.com", "provider"),
         ("wns2-par02p.notify.windows.com", "provider"),
+        ("jmt17.google.com", "provider"),
+        ("autopush.stage.push.services.mozilla.com", "provider"),
+        ("storage.googleapis.com", "target"),
+        ("x.fcm.googleapis.com", "target"),
+        ("x.web.push.apple.com", "target"),
         ("evilgoogleapis.com", "target"),
         ("googleapis.com.example.net", "target"),
         ("push.example.net", "target"),
@@ -277,7 +282,7 @@ async def test_the_simulator_reads_what_we_send() -> None:
         ("missing-1", "refused", "HTTP 404", 0),
         ("other-1", "deferred", "HTTP 403", None),
         ("busy-1", "deferred", "HTTP 429", None),
-        ("broken-1", "deferred", "HTTP 500", None),
+        ("broken-1", "doubtful", "HTTP 500", None),
     ],
 )
 async def test_a_path_says_what_becomes_of_it(name: str, kind: str, code: str, dead: int | None) -> None:
@@ -325,5 +330,5 @@ async def test_the_simulator_refuses_another_vapid_key() -> None:
     stranger = VapidTokens(ec.generate_private_key(ec.SECP256R1()), SUBJECT)
     async with simulated() as vendor, provider(allow_internal=True, tokens=stranger) as main:
         outcome = await main.send(subscribed(vendor, "kim"), KEY)
-        assert (outcome.kind, outcome.code, outcome.fault) == ("deferred", "HTTP 403", "provider")
+        assert (outcome.kind, outcome.code, outcome.fault) == ("deferred", "HTTP 403", "target")
         assert vendor.effects[KEY] == 0
