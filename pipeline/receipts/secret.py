@@ -10,6 +10,8 @@ from pipeline.settings import Settings, SettingsError
 from schemas.kinds import Channel
 
 FILE = "link-secret"
+LEAST = 32
+"""Characters of a secret that is kept: with a shorter one anybody could make links."""
 
 
 def links(settings: Settings) -> Links | None:
@@ -22,7 +24,7 @@ def links(settings: Settings) -> Links | None:
 
 
 def link_secret(settings: Settings) -> str:
-    """The secret. One that is made here is good for the links of this machine alone."""
+    """The secret. One that is made here is good for the links of this machine alone. Raises SettingsError."""
     if settings.web.link_secret is not None:
         return settings.web.link_secret.get_secret_value()
     file = Path(settings.state_dir) / FILE
@@ -30,19 +32,30 @@ def link_secret(settings: Settings) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         made = file.with_name(f"{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
         if not file.exists():
-            made.touch(mode=0o600)
-            made.write_text(secrets.token_urlsafe(32), encoding="ascii")
             try:
+                _write(made, secrets.token_urlsafe(32))
                 os.link(made, file)  # whole or not at all, and the first one stays
             except FileExistsError:
                 pass
             finally:
-                made.unlink()
-        return file.read_text(encoding="ascii")
+                made.unlink(missing_ok=True)
+        found = file.read_text(encoding="ascii")
     except (OSError, UnicodeError) as error:
         raise SettingsError(
             f"web.link_secret: none is set, and none can be kept in {file}: {error}"
         ) from None
+    if len(found.strip()) < LEAST:
+        raise SettingsError(f"web.link_secret: none is set, and {file} holds none: it is empty or too short")
+    return found
+
+
+def _write(file: Path, text: str) -> None:
+    """Writes a file that is on disk when this returns, for its owner alone. Raises OSError."""
+    file.touch(mode=0o600, exist_ok=False)
+    with file.open("w", encoding="ascii") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def mailing(settings: Settings) -> Mailing:

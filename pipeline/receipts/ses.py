@@ -4,6 +4,7 @@ Our reference comes back as the message tag `carillon`, whose value may have no 
 underscores.
 """
 
+import asyncio
 import binascii
 import re
 from base64 import b64decode
@@ -19,12 +20,27 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from pipeline.receipts.receipt import Callback, Forged, Receipt, Unclear, Word, is_current, mapping, text
+from pipeline.receipts.receipt import (
+    Callback,
+    Forged,
+    Later,
+    Receipt,
+    Unclear,
+    Word,
+    is_current,
+    mapping,
+    text,
+)
 from schemas.kinds import State
 
 RETRIED_SECONDS = 3_900.0
 """SNS signs when a message was published, and tries for up to an hour to bring it."""
 MOST_CERTIFICATES = 8
+MOST_FAILURES = 64
+FAILED_SECONDS = 60.0
+"""How long a certificate that could not be had is not asked for again."""
+AT_ONCE, MOST_WAITING = 2, 64
+"""Fetches at a time, and callbacks that wait for their turn: anybody can name certificates."""
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets what stands at a URL, bounded in size and time, without following redirects. Raises Later."""
 
@@ -70,6 +86,9 @@ class SES:
             raise ValueError("not the ARN of a topic")
         self._topic, self._region, self._fetch = topic_arn, topic_arn.split(":")[3], fetch
         self._keys: OrderedDict[str, tuple[RSAPublicKey, datetime]] = OrderedDict()
+        #: when a URL failed, and how
+        self._failed: OrderedDict[str, tuple[float, type[Forged | Later], str]] = OrderedDict()
+        self._turn, self._waiting = asyncio.Semaphore(AT_ONCE), 0
 
     async def verify(self, callback: Callback) -> None:
         told = _envelope(callback)
@@ -93,8 +112,30 @@ class SES:
         at = _is_certificate(url)
         if at is None or at[1] != self._region:
             raise Forged("the certificate is not where those of SNS are")
-        found = self._keys.get(url)
+        found = self._known(url, now)
         if found is None:
+            if self._waiting >= MOST_WAITING:
+                raise Later("too many certificates are asked for")
+            self._waiting += 1
+            try:
+                async with self._turn:
+                    found = self._known(url, now) or await self._fetched(url, now)
+            finally:
+                self._waiting -= 1
+        if found[1] < datetime.fromtimestamp(now, UTC):
+            raise Forged("the certificate has run out")
+        return found[0]
+
+    def _known(self, url: str, now: float) -> tuple[RSAPublicKey, datetime] | None:
+        """A key that was fetched, and until when it holds. Raises again what was raised within a minute."""
+        failed = self._failed.get(url)
+        if failed is not None and 0 <= now - failed[0] < FAILED_SECONDS:
+            raise failed[1](failed[2])
+        return self._keys.get(url)
+
+    async def _fetched(self, url: str, now: float) -> tuple[RSAPublicKey, datetime]:
+        """Fetches a certificate and keeps its key, or that there is none. Raises Forged or Later."""
+        try:
             try:
                 certificate = x509.load_pem_x509_certificate(await self._fetch(url))
             except ValueError:
@@ -102,12 +143,17 @@ class SES:
             key = certificate.public_key()
             if not isinstance(key, RSAPublicKey):
                 raise Forged("the certificate has a key of another kind")
-            found = self._keys[url] = key, certificate.not_valid_after_utc
-            if len(self._keys) > MOST_CERTIFICATES:
-                self._keys.popitem(last=False)
-        if found[1] < datetime.fromtimestamp(now, UTC):
-            raise Forged("the certificate has run out")
-        return found[0]
+        except (Forged, Later) as error:
+            self._failed.pop(url, None)
+            self._failed[url] = now, type(error), str(error)
+            if len(self._failed) > MOST_FAILURES:
+                self._failed.popitem(last=False)
+            raise
+        self._failed.pop(url, None)
+        found = self._keys[url] = key, certificate.not_valid_after_utc
+        if len(self._keys) > MOST_CERTIFICATES:
+            self._keys.popitem(last=False)
+        return found
 
     async def acknowledge(self, callback: Callback) -> None:
         """Confirms the subscription where SNS asks for it."""

@@ -59,9 +59,9 @@ class Vonage:
         self._secret, self._method = signature_secret, method
 
     async def verify(self, callback: Callback) -> None:
-        scheme, _, token = callback.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            self._verify_token(token.strip(), callback)
+        token = _token(callback)
+        if token is not None:
+            self._verify_token(token, callback)
             return
         told = _fields(callback)
         given = told.pop("sig", "").lower()
@@ -119,9 +119,15 @@ class Vonage:
         return None
 
 
+def _token(callback: Callback) -> str | None:
+    """The token that it comes with, if it does."""
+    scheme, _, token = callback.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 def _fields(callback: Callback) -> dict[str, str]:
-    """What it says, in the URL, in a form or in an object."""
-    found = dict(callback.query)
+    """What it says, in the URL, in a form or in an object; a token signs the body alone."""
+    found = {} if _token(callback) is not None else dict(callback.query)
     if callback.content_type == "application/json":
         told = callback.json()
         if not isinstance(told, dict):

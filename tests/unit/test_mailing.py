@@ -1,6 +1,8 @@
 """What e-mails carry: a way out on bulk mail, links that tell of being followed where that is wanted."""
 
+import os
 import re
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 
@@ -229,3 +231,27 @@ def test_the_message_carries_it_and_what_is_remembered_does_not() -> None:
     [contents] = [one.value for one in told if one.topic == "contents"]
     assert b"notify.example" not in (contents or b"")
     assert unescape(html(ChannelContent(text="", html=mail.html))).count(mail.unsubscribe) == 1
+
+
+@pytest.mark.parametrize("kept", ["", "\n", "short", "x" * 31, " " * 40])
+def test_a_secret_on_disk_that_is_empty_or_short_signs_nothing(kept: str, tmp_path) -> None:  # type: ignore[no-untyped-def]  # a path
+    (tmp_path / FILE).write_text(kept)
+    with pytest.raises(SettingsError, match=r"web.link_secret"):
+        link_secret(settings_of(state_dir=tmp_path))
+    assert (tmp_path / FILE).read_text() == kept
+
+
+def test_a_secret_is_on_disk_before_it_is_the_one(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]  # a path
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*given: object) -> None:
+            done.append(name)
+            real(*given)
+
+        return call
+
+    for name in ("fsync", "link"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    link_secret(settings_of(state_dir=tmp_path))
+    assert done[:2] == ["fsync", "link"]

@@ -1,5 +1,6 @@
 """Callbacks: what a vendor signed is read in our words; nobody believes what it did not, or long ago."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,23 @@ SENT: dict[str, Callable[[], Signed]] = {
     "mailgun": signing.mailgun,
     "resend": signing.resend,
 }
+
+
+class Failing(Web):
+    """Where nothing can be had, after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    async def __call__(self, url: str) -> bytes:
+        self.asked.append(url)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.now -= 1
+        raise Later("the vendor answered 503")
 
 
 def only(signed: Signed) -> Receipt:
@@ -260,6 +278,14 @@ async def test_a_token_of_another_kind_is_forged() -> None:
             await vendor.verify(wrong)
 
 
+async def test_a_token_signs_the_body_alone() -> None:
+    vendor, callback = signing.vonage_token()
+    asked = f"status=failed&client-ref={'f' * 8}&err-code=9&msisdn=15550100"
+    other = callback._replace(url=f"{callback.url}?{asked}")
+    await vendor.verify(other)
+    assert vendor.read(other) == vendor.read(callback) != []
+
+
 # -- Mailgun
 
 
@@ -339,6 +365,40 @@ async def test_the_certificate_is_fetched_once() -> None:
     await vendor.verify(callback)
     await vendor.verify(callback)
     assert web.asked == [signing.CERTIFICATE]
+
+
+def numbered(n: int) -> str:
+    return signing.CERTIFICATE.replace("SimpleNotificationService-", f"SimpleNotificationService-{n}x")
+
+
+async def test_a_certificate_that_could_not_be_had_is_left_alone_for_a_minute() -> None:
+    for web, error in ((Web(b"none"), Forged), (Failing(), Later)):
+        vendor, callback = signing.ses(web=web)
+        for _ in range(3):
+            with pytest.raises(error):
+                await vendor.verify(callback)
+        assert len(web.asked) == 1
+        with pytest.raises(error):
+            await vendor._key(signing.CERTIFICATE, callback.now + 61)  # type: ignore[attr-defined]  # of SES
+        assert len(web.asked) == 2
+
+
+async def test_what_is_known_of_failures_has_a_bound() -> None:
+    web = Failing()
+    vendor = SES(TOPIC, web)
+    for n in range(of_ses.MOST_FAILURES + 50):
+        with pytest.raises(Later):
+            await vendor._key(numbered(n), NOON / 1000)
+    assert len(vendor._failed) == of_ses.MOST_FAILURES
+
+
+async def test_no_more_than_two_certificates_are_fetched_at_a_time() -> None:
+    web = Failing()
+    vendor = SES(TOPIC, web)
+    calls = [asyncio.create_task(vendor._key(numbered(n % 8), NOON / 1000)) for n in range(16)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(one, Later) for one in found)
+    assert (web.most, len(web.asked)) == (2, 8)  # each of them once
 
 
 @pytest.mark.parametrize(
