@@ -123,7 +123,7 @@ class Delivery:
                     outcome = await provider.send(parcel.message, parcel.key)
             except Exception as error:
                 # a provider does not raise; where one does, nobody knows how far it came
-                log.exception("%s raised", provider.name)
+                log.error("%s raised %s", provider.name, type(error).__name__)
                 outcome = doubtful(f"raised {type(error).__name__}", fault="provider")
         # what may have been sent each time is not tried for as long as a provider is away
         in_doubt = outcome.kind == "doubtful" and not offer.honours_keys(provider.name)
