@@ -43,8 +43,8 @@ async def test_a_bounce_ends_in_the_history_and_suppresses_the_address(kafka: st
 
         def state() -> str:
             found = desk.notification(id)
-            # the pair may come after the notification
-            return found["pairs"].get(f"email:{mine}", {}).get("state", "") if found is not None else ""
+            pair = found["pairs"].get(f"email:{mine}") if found is not None else None
+            return pair["state"] if pair is not None else ""  # it may come after the notification
 
         await eventually(lambda: state() == "delivered", "it is known to be in the outbox")
         events = [
