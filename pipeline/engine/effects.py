@@ -38,6 +38,7 @@ HELD_BYTES = 32 << 20
 SHORT_SECONDS = 1.0
 """What cannot be called yet waits so long in memory, and longer as a row."""
 AGAIN_SECONDS = 0.05
+"""When to look again whether what waits in memory may be called."""
 LETTING_GO_SECONDS = 1.0
 SPAN = 20_000
 """The farthest that a task runs ahead of its first unfinished offset: farther than a queue lets overtake, so

@@ -17,12 +17,8 @@ HORIZON_SECONDS = 600.0
 class Member:
     """`per_second`: how many calls all workers together may begin, None for any number."""
 
-    def __init__(
-        self, provider: Provider, per_second: float | None, clock: Callable[[], float], *, guarded: bool
-    ) -> None:
+    def __init__(self, provider: Provider, per_second: float | None, clock: Callable[[], float]) -> None:
         self.provider, self.clock = provider, clock
-        #: whether failures may be the provider's own: a webhook's are its receiver's
-        self.guarded = guarded
         self.breaker, self.bucket = Breaker(), Bucket(per_second)
         self.under_way = 0
         self._last_turn = 0.0
@@ -77,8 +73,6 @@ class Member:
         """
         self.under_way -= 1
         now = self.clock()
-        if not self.guarded:
-            return True
         if outcome.fault != "provider":
             if outcome.kind in {"sent", "delivered"} or outcome.code is not None:
                 self.breaker.succeeded(probe=probe)

@@ -22,9 +22,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.members = {
-            provider.name: Member(
-                provider, (limits or {}).get(provider.name), clock, guarded=provider.kind != "webhook"
-            )
+            provider.name: Member(provider, (limits or {}).get(provider.name), clock)
             for provider in providers
         }
         self.countries, self.country_of = countries or {}, country_of
@@ -49,13 +47,17 @@ class Pool:
         """How many calls may begin now; 0 while none of them may be called, or too many wait for one."""
         if any(member.horizon > HORIZON_SECONDS for member in self.members.values()):
             return 0
-        first = {member.name: member for order in self.orders if (member := _first(order)) is not None}
-        return sum(max(0, member.room) for member in first.values())
+        return sum(max(0, member.room) for member in self._asked_now())
 
     @property
     def ready_in(self) -> float:
-        """Seconds until one of them may be called."""
-        return soonest(list(self.members.values()))
+        """Seconds until one of those may be called who would be; while all are left alone, until any may."""
+        return soonest(self._asked_now() or list(self.members.values()))
+
+    def _asked_now(self) -> list[Member]:
+        """The first of each order that is not left alone."""
+        first = {member.name: member for order in self.orders if (member := _first(order)) is not None}
+        return list(first.values())
 
     def candidates(self, message: Message) -> list[Member]:
         """Who can take a message at all, the first one first."""

@@ -1,7 +1,6 @@
 """E-mail over Mailgun's HTTP API: one form for one message."""
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
-import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers import mime, retry_after
+from pipeline.providers.answers import basic, told
 from pipeline.providers.http import GARBAGE, STATUSES, TAKES_500_AGAIN, Answer, NotSent, by_status
 from pipeline.providers.mail import Attachment, Letter, MailProvider, MailSettings, sender_of
 from pipeline.providers.provider import Place, needed
@@ -73,7 +72,7 @@ class MailgunProvider(MailProvider):
         self.ask_after = None if ask_after is None else ask_after + self.timeout
         self._events = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/events")
         self._url = httpx.URL(f"{self.base_url}/v3/{quote(domain, safe='')}/messages")
-        self._authorization = "Basic " + b64encode(f"api:{api_key}".encode()).decode()
+        self._authorization = basic("api", api_key)
 
     def request(self, letters: Sequence[Letter]) -> httpx.Request:
         """A form; its boundary comes of the key, so that its bytes are always the same."""
@@ -106,7 +105,7 @@ class MailgunProvider(MailProvider):
             answer = await self.client.exchange(httpx.Request("GET", url, headers=headers), self.timeout)
         except NotSent as error:
             return doubtful(f"events: no answer: {error.why}", fault="provider")
-        items = _told(answer).get("items")
+        items = told(answer).get("items")
         if answer.status != 200 or not isinstance(items, list):
             return doubtful(f"events: HTTP {answer.status}", f"HTTP {answer.status}", "provider")
         return sent(id) if items else None
@@ -116,11 +115,11 @@ class MailgunProvider(MailProvider):
         return [self._outcome(answer)]
 
     def _outcome(self, answer: Answer) -> Outcome:
-        told = _told(answer)
+        found = told(answer)
         if 200 <= answer.status < 300:
-            id = told.get("id")
+            id = found.get("id")
             return sent(id.strip("<>")) if isinstance(id, str) and id else GARBAGE.outcome(_http(answer))
-        words = told.get("message")
+        words = found.get("message")
         words = words if isinstance(words, str) else ""
         if answer.status == 400 and (at_fault := _field_at_fault(words)):
             return CODES[f"400 {at_fault[1]}"].outcome(f"400 {at_fault[1]}")
@@ -155,14 +154,6 @@ def multipart(
 def _file_name(name: str) -> str:
     """As browsers write it into a header."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _told(answer: Answer) -> dict[str, Any]:
-    try:
-        found = orjson.loads(answer.body or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _http(answer: Answer) -> str:

@@ -1,6 +1,6 @@
 """The providers of this process as they do now: who is called, who is left alone, and for how long."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.pool import Pool
@@ -24,9 +24,6 @@ class ProviderState(NamedTuple):
     seconds: float
     under_way: int
     per_second: float | None
-
-
-Providers = Callable[[], list[ProviderState]]
 
 
 def states(pools: Mapping[Channel, Pool]) -> list[ProviderState]:
