@@ -208,7 +208,8 @@ async def test_what_is_mended_goes_out_once_though_core_is_killed_amid_its_repla
         async with Core(world, point) as first:
             assert await first.dies() == -signal.SIGKILL
         assert not await world.ends("core"), "it was done when it died"
-        assert len(world.sent()) < len(before) + 120
+        if point.startswith("unit.after_changelog"):  # the unit it died with had told nobody yet
+            assert len(world.sent()) < len(before) + 120
         async with Core(world):
             await eventually(lambda: len(world.sent()) >= len(before) + 120, "all out")
             assert await at_the_end(world, "core")
