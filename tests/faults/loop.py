@@ -80,8 +80,8 @@ class Loop:
                 "kills": sum(self.died.values()),
                 "kills_while_work_remained": self.while_work_remained,
                 **figures,
-                "failpoints_hit": len(hit & set(NAMES)),
-                "failpoints": len(NAMES),
+                "failpoints_hit": len(hit & set(POINTS)),
+                "failpoints": len(POINTS),
                 "died_mended": self.died[MENDED],
             }, wrong
 

@@ -21,6 +21,7 @@ Partition = tuple[str, int]
 Place = tuple[str, int, int]
 """Topic, partition and offset."""
 CUT_OFF_WINDOW_MS = 20_000
+_GONE_OUT = {State.SENT, State.DELIVERED}
 _CALLED = {State.SENT, State.DELIVERED, State.FAILED, State.UNKNOWN, State.QUEUED, State.RETRYING}
 
 
@@ -44,6 +45,8 @@ class Evidence:
     outcomes: Outcomes = field(default_factory=Outcomes)
     states: dict[Pair, set[State]] = field(default_factory=lambda: defaultdict(set))
     forms: dict[tuple[str, str, str], Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
+    #: what core had queued and the channel's last gate stopped: that is one outcome
+    stopped: set[Pair] = field(default_factory=set)
     doubt: dict[Pair, Doubt] = field(default_factory=dict)
     #: (pair, attempt's time in ms) of each doubt that was recorded
     unknowns: set[tuple[Pair, str]] = field(default_factory=set)
@@ -73,9 +76,13 @@ class Evidence:
         if status.channel is None:
             return
         pair = (status.notification_id, str(status.channel))
-        if status.state not in (State.QUEUED, State.SUPPRESSED):
+        by_gate = status.state is State.SUPPRESSED and status.target_id is not None
+        if by_gate or status.state not in (State.QUEUED, State.SUPPRESSED):
             self.called.setdefault(pair, place)
-        self.states[pair].add(status.state)
+        if by_gate:
+            self.stopped.add(pair)
+        else:
+            self.states[pair].add(status.state)
         if status.state is State.UNKNOWN:
             self.unknowns.add((pair, status.at))
 
@@ -157,7 +164,11 @@ def judge(
     two_outcomes = [
         pair for pair, states in seen.states.items() if State.SUPPRESSED in states and states & _CALLED
     ]
-    wrong += [f"{pair}: told two outcomes: {sorted(seen.states[pair])}" for pair in two_outcomes]
+    two_outcomes += [pair for pair in seen.stopped if seen.states[pair] & _GONE_OUT]
+    wrong += [
+        f"{pair}: told two outcomes: {sorted(seen.states[pair])}{', stopped' if pair in seen.stopped else ''}"
+        for pair in two_outcomes
+    ]
     drifted = [form for form, values in seen.forms.items() if len(values) > 1]
     wrong += [f"{form}: {len(seen.forms[form])} byte forms" for form in drifted]
     twice = [pair for pair, count in webhooks.effects.items() if count > 1]

@@ -1,10 +1,14 @@
 """What the fault loops' oracle says of rewinds: one must not mend what had been acked too soon."""
 
+from collections import Counter
+
 import pytest
 
+from pipeline.demo.workload import Expected, Workload
+from schemas.ids import target_id
 from schemas.kinds import Channel, State
 from schemas.status import Status
-from tests.faults.verdict import Acked, Evidence
+from tests.faults.verdict import Acked, Evidence, Ledger, judge
 from tests.journeys.memory import NOON
 from tests.journeys.samples import ID, a_message, a_notification
 
@@ -53,3 +57,37 @@ def test_the_first_record_of_each_counts() -> None:
     again = a_notification(position="events-0-7").to_json()
     found.notification(again, ("notifications", 1, 50))
     assert found.acked_too_soon() == []
+
+
+def told(*outcomes: tuple[State, str | None]) -> list[str]:
+    """What the oracle finds wrong with one pair of a user who may be told or not; by state and its target."""
+    found = Evidence()
+    for offset, (state, target) in enumerate(outcomes):
+        status = Status(
+            notification_id=ID, user_id="u-1", channel=Channel.EMAIL, state=state, at="", event_at=NOON,
+            event=a_notification().event, target_id=target,
+        )  # fmt: skip
+        found.status(status, NOON, ("delivery-status", 2, offset))
+    one = Counter({(ID, "email"): 1})
+    load = Workload(pairs={(ID, "email"): Expected(frozenset({State.SUPPRESSED}))}, of_user={"u-1": [ID]})
+    return judge(load, found, Ledger(Counter(), Counter()), Ledger(one, one), {"u-1"})[1]
+
+
+TARGET = target_id("ada@example.com")
+
+
+def test_what_the_last_gate_stops_has_one_outcome() -> None:
+    assert told((State.QUEUED, TARGET), (State.SUPPRESSED, TARGET)) == []
+    assert told((State.QUEUED, TARGET), (State.RETRYING, TARGET), (State.SUPPRESSED, TARGET)) == []
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        ((State.QUEUED, TARGET), (State.SUPPRESSED, None)),
+        ((State.QUEUED, TARGET), (State.SUPPRESSED, TARGET), (State.SENT, TARGET)),
+    ],
+)
+def test_two_outcomes_are_named(outcomes: tuple[tuple[State, str | None], ...]) -> None:
+    (line,) = told(*outcomes)
+    assert "told two outcomes" in line
