@@ -38,12 +38,13 @@ Row = tuple[bytes, bytes]
 
 
 def rows(count: int, partitions: int) -> Iterator[tuple[int, Row]]:
-    """Partition and row of so many claims, as the core role would write them."""
+    """Partition and row of so many claims, as the core role would write them now: none is swept."""
+    now = time.time_ns() // 1_000_000
     for number in range(count):
         name = user(number // EVENTS_A_USER)
         partition = partition_of(user_hash(name), partitions)
         found = notification_id(name, "", f"order-{number}-confirmed", "order-confirmed")
-        origin = Origin("notifications", partition, number, 1_790_000_000_000 + number)
+        origin = Origin("notifications", partition, number, now - count + number)
         pinned = Pinned(Channel.EMAIL, EMAIL), Pinned(Channel.WEBHOOK, URL)
         claim = Claim(origin, f"events-{partition}-{number}", number // UNIT_ROWS, 1, pinned)
         yield partition, (claims.key(found, "plan"), encode(claim))
