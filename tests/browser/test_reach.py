@@ -7,6 +7,7 @@ from pipeline.providers.outbox import Outbox
 from pipeline.web.console import event_url
 from tests.browser.conftest import Site, violations
 from tests.browser.desk import SOURCE, drop, fill, story
+from tests.browser.keyboard import reaches_everything
 from tests.browser.repairs import letters
 from tests.browser.roles import at_work, stock
 from tests.journeys.samples import a_template
@@ -73,27 +74,6 @@ async def test_every_page_renders_without_complaint(site: Site, box: Outbox, sch
         await page.close()
 
 
-STOPS = """window.stops = () => [...document.querySelectorAll(
-    "a[href], button, input, select, textarea, summary, iframe, [tabindex='0']")]
-  .filter((e) => e.checkVisibility({visibilityProperty: true}) && e.type !== "hidden")
-  .filter((e) => !e.closest("details:not([open]) > :not(summary)"));
-window.reached = new Set();  // an attribute would go when a live page moves"""
-MISSED = "() => stops().filter((e) => !reached.has(e)).map((e) => e.outerHTML)"
-BEFORE = "() => { window.before = document.activeElement; }"
-FOCUSED = """async () => {
-  // a sandboxed frame has a process of its own: until that has taken the focus, nobody has it
-  const end = stops().at(-1), nobody = document.body, until = Date.now() + 10_000;
-  const within = /date|time|month/.test(before.type);
-  const under_way = (here) => (here === before && !within) || (here === nobody && before !== end);
-  while (under_way(document.activeElement) && Date.now() < until)
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  const here = document.activeElement, style = getComputedStyle(here);
-  reached.add(here);
-  return !under_way(here) && (here === nobody || here.nodeName === "IFRAME"
-    || (style.outlineStyle !== "none" && style.outlineWidth !== "0px"));
-}"""
-
-
 async def test_the_keyboard_reaches_everything_and_shows_where_it_is(site: Site, box: Outbox) -> None:
     found = story(site.office)
     await drop(box, 1, html="<p>Hello</p>")
@@ -110,14 +90,7 @@ async def test_the_keyboard_reaches_everything_and_shows_where_it_is(site: Site,
         "/console/users/ada", f"/console/notifications/{found}", "/console/outbox",
     ):  # fmt: skip
         page = await site.open(path)
-        await page.evaluate(STOPS)
-        wanted = await page.evaluate(MISSED)
-        assert len(wanted) > 5
-        for _ in range(len(wanted) + 2):
-            await page.evaluate(BEFORE)
-            await page.keyboard.press("Tab")
-            assert await page.evaluate(FOCUSED), await page.evaluate("document.activeElement.outerHTML")
-        assert await page.evaluate(MISSED) == [], path
+        await reaches_everything(page)
     await page.locator("iframe").focus()
     last = page.frame_locator("iframe").get_by_text("Line 199")
     await expect(last).not_to_be_in_viewport()

@@ -7,8 +7,9 @@ from playwright.async_api import Page, expect
 
 from tests.browser.conftest import Site, violations
 from tests.browser.desk import TOKEN, XSS
+from tests.browser.keyboard import reaches_everything, tab
 from tests.browser.repairs import letters
-from tests.browser.test_reach import FOCUSED, REACHABLE, faint
+from tests.browser.test_reach import faint
 
 pytestmark = pytest.mark.browser
 
@@ -20,8 +21,7 @@ async def press(page: Page, button: str) -> None:
         if await wanted.evaluate("(button) => button === document.activeElement"):
             await page.keyboard.press("Enter")
             return
-        await page.keyboard.press("Tab")
-        assert await page.evaluate(FOCUSED), await page.evaluate("document.activeElement.outerHTML")
+        await tab(page)
     raise AssertionError(f"the keyboard never comes to {button}")
 
 
@@ -29,13 +29,6 @@ async def looks_right(page: Page) -> None:
     await page.wait_for_load_state()  # with its style sheet
     assert await violations(page) == []
     assert await faint(page) == []
-
-
-async def reaches_everything(page: Page) -> None:
-    for _ in range(len(await page.evaluate(REACHABLE)) + 2):
-        await page.keyboard.press("Tab")
-        assert await page.evaluate(FOCUSED), await page.evaluate("document.activeElement.outerHTML")
-    assert await page.evaluate(REACHABLE) == []
 
 
 async def test_a_letter_is_found_and_put_back_by_the_keyboard(site: Site) -> None:
