@@ -207,17 +207,19 @@ def restore(recovery: Any, tp: TP, records: list[Any], count_hidden: Callable[[i
     """
     db = recovery.tp_to_table[tp].data.db(tp.partition)
     epoch, writes, hidden = read_number(db, EPOCH_KEY), WriteBatch(raw_mode=True), 0
+    put, found, seen = writes.put, 0, None
     for record in records:
-        found = epoch_of(record)
+        if (headers := record.headers) != seen:  # as a rule they are the same all the way: reading them costs
+            found, seen = epoch_of(record), headers
         if found < epoch:
-            writes.put(HIDDEN + record.key, b"")
+            put(HIDDEN + record.key, b"")
             hidden += 1
             continue
         epoch = found
         if record.value is None:
             writes.delete(record.key)
         else:
-            writes.put(record.key, record.value)
+            put(record.key, record.value)
     writes.put(EPOCH_KEY, b"%d" % epoch)
     writes.put(OFFSET_KEY, b"%d" % records[-1].offset)
     failpoint("recovery.batch")
