@@ -1,6 +1,7 @@
 """One provider of a channel, with what is known of how it does."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 from pipeline.pool.breaker import MOST_ASKED, Breaker
@@ -10,6 +11,8 @@ from schemas.outcome import Outcome
 
 BUSY_SECONDS = 0.05
 """When to look again for room that the end of a call makes."""
+REMEMBERED = 512
+"""Requests that have failed. What shared one ends at once, but for files that are let go first."""
 HORIZON_SECONDS = 600.0
 """So far ahead turns are given to messages that only this provider can take; then no more are taken."""
 
@@ -21,6 +24,8 @@ class Member:
         self.provider, self.clock = provider, clock
         self.breaker, self.bucket = Breaker(), Bucket(per_second)
         self.under_way = 0
+        #: the numbers of requests whose failure is counted
+        self._failed: deque[int] = deque(maxlen=REMEMBERED)
         self._last_turn = 0.0
         #: seconds after a call from which on it can be asked what became of it; None: it cannot
         self.ask_after = provider.ask_after if isinstance(provider, Queryable) else None
@@ -70,6 +75,7 @@ class Member:
 
         Not while the provider is left alone. What was surely not sent does not either where the call before
         it failed too: a few messages would have used up their attempts before an outage is known for one.
+        A request that several messages shared is one failure of the provider's, and is so for each of them.
         """
         self.under_way -= 1
         now = self.clock()
@@ -80,10 +86,13 @@ class Member:
                 self.breaker.released(probe=probe)
             return True
         asks_for = outcome.retry_after if outcome.kind == "deferred" else None
-        self.breaker.failed(now, probe=probe, asks_for=asks_for)
+        if probe or asks_for is not None or outcome.request not in self._failed:
+            self.breaker.failed(now, probe=probe, asks_for=asks_for)
+            if outcome.request is not None:
+                self._failed.append(outcome.request)
         if asks_for is not None:
             return False
-        return self.breaker.failures == 1 if outcome.kind == "deferred" else not self.breaker.is_open
+        return self.breaker.failures <= 1 if outcome.kind == "deferred" else not self.breaker.is_open
 
     @property
     def horizon(self) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agents import deliver
 from pipeline.pool import Offer, Pool
@@ -154,6 +155,34 @@ def test_a_probe_that_is_not_made_leaves_room_for_another() -> None:
     probe.release()
     probe.release()
     assert scene.choose() == "main"
+
+
+def test_a_request_that_several_shared_is_one_failure_but_each_of_them_may_be_the_probe() -> None:
+    scene = Scene(Fake("main"))
+    for request in range(THRESHOLD):
+        shared = structs.replace(NO_ANSWER, request=request)
+        assert not scene.pool.members["main"].is_away
+        under_way = [scene.offer() for _ in range(10)]
+        for offer in under_way:
+            offer.choose()
+        for offer in under_way[:-1]:
+            offer.end(shared)
+    scene.now += FIRST_PAUSE
+    probe = scene.offer()
+    assert probe.choose() == "main"
+    under_way[-1].end(shared)
+    assert scene.pool.ready_in == FIRST_PAUSE, "the probe is still under way"
+    probe.end(shared)
+    assert scene.pool.ready_in == 2 * FIRST_PAUSE
+
+
+def test_one_of_a_shared_request_that_asks_for_time_gets_it() -> None:
+    scene = Scene(Fake("main"))
+    first, second = scene.offer(), scene.offer()
+    first.choose(), second.choose()
+    first.end(structs.replace(FAILED, request=1))
+    second.end(structs.replace(THROTTLED, request=1))
+    assert scene.pool.ready_in == 7.0
 
 
 def test_a_provider_that_asks_for_time_gets_it_and_the_message_loses_no_attempt() -> None:
