@@ -12,6 +12,7 @@ from agents import deliver
 from pipeline.pool import Offer, Pool
 from pipeline.pool.breaker import FIRST_PAUSE, MOST_ASKED, MOST_PAUSE, THRESHOLD
 from pipeline.pool.bucket import Bucket
+from pipeline.pool.hosts import KEPT, Hosts
 from pipeline.pool.member import HORIZON_SECONDS
 from schemas import outcome
 from schemas.message import Message
@@ -305,6 +306,83 @@ def test_no_more_calls_are_under_way_than_a_provider_makes_at_once() -> None:
     assert isinstance(scene.choose(), float)
     first.end(outcome.sent())
     assert scene.choose() == "main"
+
+
+# -- hosts
+
+
+class Hooks(Fake):
+    """A provider of many hosts."""
+
+    per_host = 4
+
+    def host(self, message: Message) -> str | None:
+        return message.target or None
+
+
+def _fill(scene: Scene, host: str) -> list[Offer]:
+    offers = [scene.offer(target=host) for _ in range(Hooks.per_host)]
+    assert [offer.choose() for offer in offers] == ["hooks"] * Hooks.per_host
+    return offers
+
+
+def test_what_is_under_way_to_one_host_leaves_room_for_the_others() -> None:
+    scene = Scene(Hooks("hooks"))
+    hanging = _fill(scene, "hangs")
+    late = scene.offer(target="hangs")
+    assert isinstance(late.choose(), float)
+    assert not late.is_ready
+    assert scene.pool.room == 100 - Hooks.per_host
+    assert [scene.offer(target="quick").choose() for _ in range(Hooks.per_host)] == ["hooks"] * Hooks.per_host
+    assert scene.offer(target="").choose() == "hooks"
+    hanging[0].release()
+    assert late.is_ready
+    assert late.choose() == "hooks"
+    late.end(NO_ANSWER)
+    assert scene.choose() == "hooks"
+
+
+def test_what_waits_for_a_host_that_hangs_soon_waits_as_rows_and_at_its_pace() -> None:
+    scene = Scene(Hooks("hooks"))
+    hanging = _fill(scene, "hangs")
+    early = [scene.offer(target="hangs") for _ in range(10)]
+    assert all(0 < turn < 1 for offer in early if isinstance(turn := offer.choose(), float))
+    scene.now += 10.0
+    assert all(offer.is_ready for offer in early), "to be told how long it really takes"
+    turns = [offer.choose() for offer in early]
+    assert turns == pytest.approx([0.05 + n * 10.0 / Hooks.per_host for n in range(10)])
+    for offer in hanging:
+        offer.end(outcome.doubtful("no answer", fault="target"))
+    hanging = _fill(scene, "hangs")
+    assert scene.offer(target="hangs").choose() == pytest.approx(0.05 + 10 * 10.0 / Hooks.per_host)
+    for _ in range(1_000):
+        far = scene.offer(target="hangs").choose()
+    assert far == HORIZON_SECONDS
+    assert scene.pool.room > 0, "others are taken all the same"
+
+
+def test_a_host_that_is_well_again_is_soon_called_at_its_own_pace() -> None:
+    scene = Scene(Hooks("hooks"))
+    for lasts in [10.0] + [0.01] * 6:
+        offers = _fill(scene, "host")
+        scene.now += lasts
+        for offer in offers:
+            offer.end(outcome.sent())
+    _fill(scene, "host")
+    first, second = (scene.offer(target="host").choose() for _ in range(2))
+    assert isinstance(first, float)
+    assert isinstance(second, float)
+    assert second - first < 0.05
+
+
+def test_hosts_that_nobody_calls_are_forgotten() -> None:
+    hosts = Hosts(1)
+    for n in range(10 * KEPT):
+        hosts.begin(f"host{n}", n, 0.0)
+        if n != 5:
+            hosts.end(f"host{n}", n, 1.0)
+    assert len(hosts._hosts) <= KEPT
+    assert not hosts.has_room("host5")
 
 
 # -- the bucket
