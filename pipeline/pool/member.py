@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipeline.pool.breaker import MOST_ASKED, Breaker
 from pipeline.pool.bucket import Bucket
 from pipeline.pool.hosts import Hosts
-from pipeline.providers.provider import ManyHosts, Provider, Queryable
+from pipeline.providers.provider import Forgetful, ManyHosts, Provider, Queryable
 from schemas.message import Message
 from schemas.outcome import Outcome
 
@@ -33,6 +33,8 @@ class Member:
         self._last_turn = 0.0
         #: seconds after a call from which on it can be asked what became of it; None: it cannot
         self.ask_after = provider.ask_after if isinstance(provider, Queryable) else None
+        #: seconds for which it knows a key; None: no end is known
+        self.key_window = provider.key_window if isinstance(provider, Forgetful) else None
 
     @property
     def name(self) -> str:

@@ -102,6 +102,11 @@ class Offer:
             return 0.0
         return member.ask_after or 0.0
 
+    def key_window(self, provider: str) -> float | None:
+        """Seconds after a call for which its key is known there; None: we know of no end."""
+        member = self.pool.members.get(provider)
+        return member.key_window if member is not None else None
+
     def _asks(self, member: Member) -> bool:
         return member.ask_after is not None and self.message.doubt is Doubt.AT_MOST_ONCE
 

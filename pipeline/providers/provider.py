@@ -75,6 +75,16 @@ class Queryable(Protocol):
 
 
 @runtime_checkable
+class Forgetful(Protocol):
+    """A provider of which it is known how long it remembers a key.
+
+    `key_window` is in seconds from the first call with it; None: no end is known, as of every other provider.
+    """
+
+    key_window: float | None
+
+
+@runtime_checkable
 class ManyHosts(Protocol):
     """A provider that calls hosts which others name: none of them is to take all of its calls.
 

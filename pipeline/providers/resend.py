@@ -55,6 +55,10 @@ _is_name = re.compile("[a-z0-9_]{1,60}").fullmatch
 _field_at_fault = re.compile("Invalid `(to|from)` field").match
 
 
+KEY_SECONDS = 24 * 3600.0
+"""How long a key is remembered."""
+
+
 class Settings(MailSettings):
     """What can be set for Resend."""
 
@@ -72,6 +76,7 @@ class ResendProvider(MailProvider):
 
     kind = "resend"
     honours_keys = True
+    key_window: float | None = KEY_SECONDS
 
     def __init__(self, name: str, *, api_key: str, sender: Sender, display: str = "", **options: Any) -> None:
         """`options` are MailProvider's."""

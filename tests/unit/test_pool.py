@@ -445,3 +445,10 @@ def test_without_a_limit_there_is_none() -> None:
 def test_a_pool_is_what_the_deciding_stage_asks_for() -> None:
     offer: deliver.Providers = Scene().offer()
     assert offer.honours_keys("main") is False
+
+
+def test_how_long_a_key_is_known_is_the_providers_to_say() -> None:
+    daily = Fake("daily")
+    daily.key_window = 86_400.0  # type: ignore[attr-defined]
+    offer = Scene(daily, Fake("blind")).offer()
+    assert [offer.key_window(name) for name in ("daily", "blind", "gone")] == [86_400.0, None, None]
