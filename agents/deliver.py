@@ -35,6 +35,8 @@ MOST_CALLS = 100
 FIRST_WAIT = 1.0
 MOST_WAIT = 60.0
 """Seconds. Retry-After is honoured up to it."""
+FORGOTTEN_EARLY = 300.0
+"""Seconds by which a key counts as forgotten too early: a call takes a while, and clocks differ."""
 
 
 class Parcel(NamedTuple):
@@ -82,6 +84,9 @@ class Providers(Protocol):
 
     def settles_after(self, provider: str) -> float:
         """Seconds after a call from which on its doubt can be settled there."""
+
+    def key_window(self, provider: str) -> float | None:
+        """Seconds after a call for which its key is known there; None: we know of no end."""
 
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         """Who is called now; else the seconds until someone may be; None: nobody ever takes such a message.
@@ -144,7 +149,7 @@ def admit(
     asked = effects.asked_provider(rows, effect)
     if result is None:
         return _resolve_cut_off(parcel, rows, last, now, providers, asked, stopped, expired=expired)
-    keyed = providers.honours_keys(result.provider)
+    keyed = _can_settle(parcel, rows, result.provider, now, providers)
     if _may_go_on(parcel, result, rows, honours_keys=keyed):
         again = [] if told else _implied_so_far(parcel, rows, last.n)
         if stopped is not None:
@@ -153,6 +158,8 @@ def admit(
             if result.kind == "deferred":
                 again = [*again, _expired(message, result)]
             return Admitted(None, again)
+        if result.kind == "deferred" and _is_lost(parcel, rows, result.provider, now, providers):
+            return Admitted(None, [*again, _stays_in_doubt(message, result)])
         in_doubt = keyed and result.kind == "doubtful"
         if in_doubt and (soon := _unsettled(providers, result.provider, result.at, now)):
             return Admitted(None, (), soon)
@@ -172,6 +179,35 @@ def admit(
     if cut_off and stopped is not None and _would_go_on(message, keyed=keyed):
         sends += _stopped(message, stopped, result)
     return Admitted(None, sends + _too_late(parcel, result, rows))
+
+
+def _can_settle(parcel: Parcel, rows: Rows, provider: str, now: int, providers: Providers) -> bool:
+    """Whether a doubt can be settled where it arose, and still can: after a while a key is known no more."""
+    return providers.honours_keys(provider) and not _is_forgotten(parcel, rows, provider, now, providers)
+
+
+def _is_forgotten(parcel: Parcel, rows: Rows, provider: str, now: int, providers: Providers) -> bool:
+    """Whether a provider may have sent it so long ago that it knows the key no more.
+
+    The first call in doubt counts: it is not said that a key is remembered for longer because it came again.
+    """
+    window = providers.key_window(provider)
+    if window is None:
+        return False
+    since = effects.in_doubt_since(rows, parcel.effect, provider)
+    return since is not None and now - since >= (window - FORGOTTEN_EARLY) * 1000
+
+
+def _is_lost(parcel: Parcel, rows: Rows, provider: str, now: int, providers: Providers) -> bool:
+    """Whether another call there could send twice what must not be."""
+    once = parcel.message.doubt is Doubt.AT_MOST_ONCE
+    return once and _is_forgotten(parcel, rows, provider, now, providers)
+
+
+def _stays_in_doubt(message: Message, last: Result) -> Send:
+    """What is said where the last call surely sent nothing, and an earlier one cannot be settled any more."""
+    why = "an earlier call may have sent it, and its key is forgotten"
+    return _status(message, State.UNKNOWN, last.at, None, last, detail=why)
 
 
 def _would_go_on(message: Message, *, keyed: bool) -> bool:
@@ -237,7 +273,8 @@ def _reopen(
 
     The reopening and its first attempt are rows of one unit, so that a redelivery finds both or neither.
     A letter that is redriven once more says nothing: it would only fail into yet another letter. What another
-    provider may have sent is not for this one: where the operator asked for it, whatever the policy says.
+    provider may have sent is not for this one: where the operator asked for it, whatever the policy says. Nor
+    is what this one may have sent itself, where that must not be sent twice and its key is forgotten.
     """
     made, place = effects.reopenings(rows, parcel.effect), _place(parcel)
     before = next((one for one in made if one.redrive == letter), None)
@@ -249,8 +286,11 @@ def _reopen(
         return Admitted(None, [_expired(parcel.message, last)])
     chosen = providers.choose(only=parcel.provider)
     once = parcel.provider is not None or parcel.message.doubt is Doubt.AT_MOST_ONCE
-    if isinstance(chosen, str) and once and effects.in_doubt_elsewhere(rows, parcel.effect, chosen):
-        return Admitted(None, [_stays(parcel, last)])
+    if isinstance(chosen, str):
+        if once and effects.in_doubt_elsewhere(rows, parcel.effect, chosen):
+            return Admitted(None, [_stays(parcel, last, "by another provider")])
+        if _is_lost(parcel, rows, chosen, now, providers):
+            return Admitted(None, [_stays(parcel, last, "again")])
     attempted = _attempt(parcel, rows, last.n + 1, now, chosen)
     if attempted is not None and attempted.attempt is not None:
         reopening = Reopening(len(made) + 1, letter, last.n, place, parcel.provider)
@@ -263,10 +303,10 @@ def _place(parcel: Parcel) -> str:
     return f"{origin.topic}-{origin.partition}-{origin.offset}"
 
 
-def _stays(parcel: Parcel, last: Result) -> Send:
-    """The letter of a message that no other provider may send, which says so."""
+def _stays(parcel: Parcel, last: Result, how: str) -> Send:
+    """The letter of a message that may not be sent by another provider, or again; it says so."""
     reason = Reason.REFUSED if last.kind == "refused" else Reason.RETRIES_EXHAUSTED
-    error = "not sent by another provider: nobody knows whether an earlier attempt got through"
+    error = f"not sent {how}: nobody knows whether an earlier attempt got through"
     return dead(parcel, reason, error, last.at, last.n, last.provider, last.code)
 
 
@@ -309,7 +349,7 @@ def _resolve_cut_off(
 
     What has expired or is stopped is not called again, and stays in doubt.
     """
-    keyed = providers.honours_keys(last.provider)
+    keyed = _can_settle(parcel, rows, last.provider, now, providers)
     used_up = last.n - effects.counted_from(rows, parcel.effect) >= MOST_CALLS
     ends = expired or used_up or stopped is not None
     if keyed and not ends:

@@ -12,6 +12,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     """How a call ended: sent, delivered, refused (permanent), deferred (surely not sent), doubtful.
 
     `code` is the vendor's own. `dead_since`: the target is dead for good, since then (ms; 0: not said).
+    `request`: the number, at its provider, of the request that failed where several messages shared it.
     """
 
     kind: str
@@ -21,6 +22,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     retry_after: float | None = None
     fault: Fault | None = None
     dead_since: int | None = None
+    request: int | None = None
 
 
 class Meaning(NamedTuple):

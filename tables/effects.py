@@ -127,6 +127,18 @@ def in_doubt_elsewhere(rows: Rows, effect: bytes, provider: str) -> bool:
     return False
 
 
+def in_doubt_since(rows: Rows, effect: bytes, provider: str) -> int | None:
+    """When the first call to a provider was that may have sent it (ms); None: none of them may have."""
+    for n in range(1, MOST_ATTEMPTS):
+        if (made := attempt(rows, effect, n)) is None:
+            break
+        if made.provider == provider:
+            ended = result(rows, effect, n)
+            if ended is None or ended.kind in DOUBTFUL:
+                return made.at
+    return None
+
+
 def reopening(rows: Rows, effect: bytes, k: int) -> Reopening | None:
     """The reopening k, or None."""
     row = rows.get(REOPENINGS + effect + b"%d" % k)

@@ -79,11 +79,12 @@ class Pool:
 class Offer:
     """One message's view of a pool: agents/deliver.py's Providers. What it chose is begun, until it ends."""
 
-    __slots__ = ("member", "message", "pool", "probe")
+    __slots__ = ("host", "member", "message", "pool", "probe")
 
     def __init__(self, pool: Pool, message: Message) -> None:
         self.pool, self.message = pool, message
         self.member: Member | None = None
+        self.host: str | None = None
         self.probe = False
 
     def honours_keys(self, provider: str) -> bool:
@@ -100,6 +101,11 @@ class Offer:
         if member is None or member.provider.honours_keys or not self._asks(member):
             return 0.0
         return member.ask_after or 0.0
+
+    def key_window(self, provider: str) -> float | None:
+        """Seconds after a call for which its key is known there; None: we know of no end."""
+        member = self.pool.members.get(provider)
+        return member.key_window if member is not None else None
 
     def _asks(self, member: Member) -> bool:
         return member.ask_after is not None and self.message.doubt is Doubt.AT_MOST_ONCE
@@ -119,17 +125,20 @@ class Offer:
         chosen = _first(members)
         if chosen is not None and chosen.room > 0:
             self.release()
-            self.member = chosen
-            self.probe = chosen.begin()
+            host = chosen.host(self.message)
+            if not chosen.has_room_at(host):
+                return chosen.turn(host)
+            self.member, self.host = chosen, host
+            self.probe = chosen.begin(host, self)
             return chosen.name
         waits_for = chosen or min(members, key=lambda member: member.ready_in, default=None)
         return waits_for.turn() if waits_for is not None else None
 
     @property
     def is_ready(self) -> bool:
-        """Whether somebody may be called for it now."""
+        """Whether it is worth asking again who is called for it."""
         first = _first(self.pool.candidates(self.message))
-        return first is not None and first.room > 0
+        return first is not None and first.is_worth_asking(self.message)
 
     def goes_elsewhere(self, failed: str) -> bool:
         """Whether one behind that which failed may be called at once."""
@@ -142,14 +151,14 @@ class Offer:
     def release(self) -> None:
         """What was chosen will not be called."""
         if self.member is not None:
-            self.member.release(probe=self.probe)
+            self.member.release(self.host, self, probe=self.probe)
             self.member = None
 
     def end(self, outcome: Outcome) -> bool:
         """The call has ended; says whether it counts as an attempt."""
         assert self.member is not None
         member, self.member = self.member, None
-        return member.end(outcome, probe=self.probe)
+        return member.end(outcome, self.host, self, probe=self.probe)
 
 
 def _first(members: Sequence[Member]) -> Member | None:

@@ -4,7 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
+from itertools import count
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from schemas.outcome import Outcome, deferred, doubtful
 
@@ -29,7 +32,8 @@ class Batches(Generic[Item]):
     """Gathers what comes within one turn of the loop, and while `at_once` requests are under way.
 
     At most `most` items share a request. `send` makes it, and gives one outcome an item, in their order; it
-    never raises. What waits is bounded by those who wait for it.
+    never raises. What waits is bounded by those who wait for it. A failure that is the provider's fault tells
+    which request it was: that counts once, however many shared it.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Batches(Generic[Item]):
         self._open: dict[Hashable, _Batch[Item]] = {}
         self._waiting: deque[_Batch[Item]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._numbers = count(1)
 
     async def join(self, item: Item, like: Hashable, name: Hashable) -> Outcome:
         """The outcome of an item. It shares with those of the same `like`, never with one of the same `name`.
@@ -83,7 +88,7 @@ class Batches(Generic[Item]):
     async def _run(self, joined: Sequence[_Joined[Item]]) -> None:
         outcomes: Sequence[Outcome] = [doubtful("given up while it was sent")] * len(joined)
         try:
-            outcomes = await self._send([item for item, _ in joined])
+            outcomes = _numbered(await self._send([item for item, _ in joined]), next(self._numbers))
         finally:
             for (_, future), outcome in zip(joined, outcomes, strict=True):
                 if not future.done():
@@ -100,3 +105,7 @@ class Batches(Generic[Item]):
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _numbered(outcomes: Sequence[Outcome], number: int) -> Sequence[Outcome]:
+    return [replace(one, request=number) if one.fault == "provider" else one for one in outcomes]

@@ -45,6 +45,11 @@ STATUSES: Mapping[str, Meaning] = {
 """What a status means where the vendor has no word of its own for it (RFC 9110, 15; RFC 6585, 4)."""
 TAKES_500_AGAIN: Mapping[str, Meaning] = {"500": Meaning("deferred", "provider", "an error at the vendor")}
 """What a 500 means where the vendor's documentation says to send it again."""
+NO_SUCH_CALL: Mapping[str, Meaning] = {
+    status: Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's")
+    for status in ("404", "405")
+}
+"""What these mean where the vendor itself never answers so: nothing is said about the message."""
 GARBAGE = Meaning("doubtful", "provider", "an answer that cannot be read")
 
 

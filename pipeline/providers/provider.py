@@ -74,6 +74,29 @@ class Queryable(Protocol):
         """Sent, where the vendor has it; None where it surely has not; else doubtful. Never raises."""
 
 
+@runtime_checkable
+class Forgetful(Protocol):
+    """A provider of which it is known how long it remembers a key.
+
+    `key_window` is in seconds from the first call with it; None: no end is known, as of every other provider.
+    """
+
+    key_window: float | None
+
+
+@runtime_checkable
+class ManyHosts(Protocol):
+    """A provider that calls hosts which others name: none of them is to take all of its calls.
+
+    `per_host` is how many it makes to one host at once.
+    """
+
+    per_host: int
+
+    def host(self, message: Message) -> str | None:
+        """Whom a call for a message goes to; None: to nobody. Never raises."""
+
+
 def needed(name: str, settings: ProviderSettings, field: str) -> str:
     """The text or secret of a setting that a kind cannot do without. Raises SettingsError."""
     value = getattr(settings, field)

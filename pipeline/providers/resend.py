@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers.answers import by_code, told
-from pipeline.providers.http import STATUSES, Answer
+from pipeline.providers.http import NO_SUCH_CALL, STATUSES, Answer
 from pipeline.providers.mail import Letter, MailProvider, MailSettings, display_name, sender_of, tag
 from pipeline.providers.mime import Sender
 from pipeline.providers.provider import Place, needed
@@ -44,8 +44,7 @@ _OWN = {
     "rate_limit_exceeded": Meaning("deferred", "provider", "too many requests", throttles=True),
     "application_error": Meaning("deferred", "provider", "an error at the vendor"),
     "service_unavailable": Meaning("deferred", "provider", "not available now"),
-    "404": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
-    "405": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
+    **NO_SUCH_CALL,
     "413": Meaning("refused", "message", "the message is too large"),
 }
 CODES: Mapping[str, Meaning] = {**_OWN, **STATUSES, **_OWN}
@@ -54,6 +53,10 @@ its status does."""
 
 _is_name = re.compile("[a-z0-9_]{1,60}").fullmatch
 _field_at_fault = re.compile("Invalid `(to|from)` field").match
+
+
+KEY_SECONDS = 24 * 3600.0
+"""How long a key is remembered."""
 
 
 class Settings(MailSettings):
@@ -73,6 +76,7 @@ class ResendProvider(MailProvider):
 
     kind = "resend"
     honours_keys = True
+    key_window: float | None = KEY_SECONDS
 
     def __init__(self, name: str, *, api_key: str, sender: Sender, display: str = "", **options: Any) -> None:
         """`options` are MailProvider's."""

@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers import retry_after
-from pipeline.providers.http import STATUSES, TAKES_500_AGAIN, Answer, by_status
+from pipeline.providers.http import NO_SUCH_CALL, STATUSES, TAKES_500_AGAIN, Answer, by_status
 from pipeline.providers.mail import Letter, MailProvider, MailSettings, display_name, sender_of
 from pipeline.providers.mime import Sender
 from pipeline.providers.provider import Place, needed
@@ -27,8 +27,7 @@ _OWN = {
     "400 to": Meaning("refused", "target", "the address is not valid"),
     "400 from": Meaning("deferred", "provider", "the address that we send from is not valid"),
     "400": Meaning("refused", "message", "the request is not valid"),
-    "404": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
-    "405": Meaning("deferred", "provider", "there is no such call: base_url is not the vendor's"),
+    **NO_SUCH_CALL,
     "413": Meaning("refused", "message", "the message is too large"),
     **TAKES_500_AGAIN,
 }

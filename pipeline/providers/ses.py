@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.providers import aws
 from pipeline.providers.aws import AwsFields, Signer
-from pipeline.providers.http import GARBAGE, STATUSES, Answer, by_status
+from pipeline.providers.http import GARBAGE, NO_SUCH_CALL, STATUSES, Answer, by_status
 from pipeline.providers.mail import Letter, MailProvider, MailSettings, sender_of, tag
 from pipeline.providers.provider import Place
 from schemas.outcome import CODE, REASON, Meaning, Outcome, sent
@@ -53,7 +53,7 @@ ENTRY = {
 }
 """How one of a bulk request can end, beside SUCCESS."""
 _TOO_LARGE = {"413": Meaning("refused", "message", "the message is too large")}
-CODES: Mapping[str, Meaning] = {**_REQUEST, **ENTRY, **aws.COMMON, **_TOO_LARGE, **STATUSES}
+CODES: Mapping[str, Meaning] = {**_REQUEST, **ENTRY, **aws.COMMON, **_TOO_LARGE, **STATUSES, **NO_SUCH_CALL}
 """Names of errors first; where there is none the status decides."""
 
 

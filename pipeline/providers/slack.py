@@ -14,7 +14,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from pipeline.providers.answers import by_code, told
-from pipeline.providers.http import STATUSES, Answer, Ended, HttpProvider, by_status
+from pipeline.providers.http import NO_SUCH_CALL, STATUSES, Answer, Ended, HttpProvider, by_status
 from pipeline.providers.provider import HttpSettings, Place
 from schemas.message import Message
 from schemas.outcome import Meaning, Outcome, refused, sent
@@ -72,6 +72,7 @@ CODES: Mapping[str, Meaning] = {
     "channel_is_archived": Meaning("refused", "target", "the channel is archived"),
     "rollup_error": Meaning("doubtful", "provider", "an error at Slack, which may have posted it"),
     **_STATUSES,
+    **NO_SUCH_CALL,
 }
 """By the `error` of chat.postMessage or the word of a webhook; another one: UNKNOWN, or its status."""
 UNKNOWN = Meaning("deferred", "provider", "not posted, and it is not known why")

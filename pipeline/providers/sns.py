@@ -17,7 +17,7 @@ from pipeline.providers import aws
 from pipeline.providers.answers import by_code
 from pipeline.providers.aws import AwsFields, Signer
 from pipeline.providers.countries import e164
-from pipeline.providers.http import GARBAGE, STATUSES, Answer, Ended, HttpProvider, by_status
+from pipeline.providers.http import GARBAGE, NO_SUCH_CALL, STATUSES, Answer, Ended, HttpProvider, by_status
 from pipeline.providers.provider import HttpSettings, Place
 from pipeline.sections import SettingsError
 from schemas.kinds import Priority
@@ -56,6 +56,7 @@ CODES: Mapping[str, Meaning] = {
     "InternalFailure": Meaning("deferred", "provider", "an error at Amazon"),
     "ServiceUnavailable": Meaning("deferred", "provider", "not available now"),
     **{status: meaning for status, meaning in STATUSES.items() if status != "2xx"},
+    **NO_SUCH_CALL,
 }
 """By the name of an error; one that is not here by its status, and is named all the same."""
 

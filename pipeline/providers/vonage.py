@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr
 from pipeline.providers.answers import basic, by_code, told
 from pipeline.providers.countries import e164
 from pipeline.providers.gsm7 import septets
-from pipeline.providers.http import GARBAGE, STATUSES, Answer, Ended, HttpProvider, by_status
+from pipeline.providers.http import GARBAGE, NO_SUCH_CALL, STATUSES, Answer, Ended, HttpProvider, by_status
 from pipeline.providers.provider import HttpSettings, Place, needed
 from pipeline.sections import SettingsError
 from schemas.message import Message
@@ -53,6 +53,7 @@ CODES: Mapping[str, Meaning] = {
     "32": Meaning("deferred", "provider", "signed, and with a secret as well"),
     "33": Meaning("refused", "target", "the number is no longer active"),
     **{status: meaning for status, meaning in STATUSES.items() if status != "2xx"},
+    **NO_SUCH_CALL,
 }
 """By the `status` of a part; 0 is accepted. Which parameter 2 and 3 are about stands in `error-text`."""
 UNKNOWN = Meaning("deferred", "provider", "not sent, and it is not known why")

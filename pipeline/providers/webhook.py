@@ -17,7 +17,15 @@ from standardwebhooks import Webhook
 
 from pipeline.providers import retry_after
 from pipeline.providers.guarded import BadUrl, Blocked, GuardedClient, parsed
-from pipeline.providers.http import CONNECTIONS, GARBAGE, Answer, NotAnswered, NotSent, understood
+from pipeline.providers.http import (
+    CONNECTIONS,
+    CONNECTIONS_PER_HOST,
+    GARBAGE,
+    Answer,
+    NotAnswered,
+    NotSent,
+    understood,
+)
 from pipeline.providers.provider import HttpSettings, Place
 from pipeline.sections import SettingsError
 from schemas.message import Message
@@ -54,6 +62,7 @@ class WebhookProvider:
     kind = "webhook"
     honours_keys = True
     parallel = CONNECTIONS
+    per_host = CONNECTIONS_PER_HOST
     platforms = None
 
     def __init__(
@@ -70,6 +79,14 @@ class WebhookProvider:
         self._signer = Webhook(secret) if secret else None
         self._clock = clock
         self._client = GuardedClient(allow_internal=allow_internal, resolver=resolver)
+
+    def host(self, message: Message) -> str | None:
+        """The name and port of the URL."""
+        try:
+            url = parsed(message.target)
+        except Exception:  # `send` tells what is wrong with it
+            return None
+        return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Posts once. Sent for a 2xx; a redirect is not followed but refused."""

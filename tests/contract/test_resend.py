@@ -14,7 +14,7 @@ import pytest
 from pipeline.providers import registry
 from pipeline.providers.mail import MailProvider, tag
 from pipeline.providers.mime import sender
-from pipeline.providers.provider import Place
+from pipeline.providers.provider import Forgetful, Place
 from pipeline.providers.resend import ResendProvider
 from pipeline.receipts.receipt import Callback, Receipt
 from pipeline.receipts.resend import Resend as Receiver
@@ -117,6 +117,8 @@ async def test_files_go_along_and_are_let_go_afterwards() -> None:
 async def test_a_second_call_with_a_key_has_no_second_effect_and_the_first_id() -> None:
     async with Simulator("resend") as vendor, providing(vendor.base_url) as provider:
         assert provider.honours_keys
+        assert isinstance(provider, Forgetful)
+        assert provider.key_window == 24 * 60 * 60
         found = [await provider.send(message(), KEY) for _ in range(3)]
     assert {one.kind for one in found} == {"sent"}
     assert len({one.provider_message_id for one in found}) == 1

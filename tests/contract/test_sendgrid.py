@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec.structs import replace
 
+from pipeline.pool import Offer, Pool
+from pipeline.pool.breaker import THRESHOLD
 from pipeline.providers import registry
 from pipeline.providers.mail import Letter, MailProvider
 from pipeline.providers.mime import sender
@@ -156,6 +158,29 @@ async def test_faults_of_a_batch_are_everybodys(fault: str, kind: str, effects: 
         found = await asyncio.gather(*[provider.send(one, f"k{n}") for n, one in enumerate(everybody(3))])
     assert [(one.kind, one.fault) for one in found] == [(kind, "provider")] * 3
     assert [vendor.effects[f"k{n}"] for n in range(3)] == [effects] * 3
+
+
+@pytest.mark.parametrize(
+    ("act", "counted"),
+    [("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", [True, False, False, False, False]), ("reset", None)],
+)
+async def test_a_request_that_fails_is_one_failure_to_the_breaker(
+    act: str, counted: list[bool] | None
+) -> None:
+    async with listening(http_script([act])) as peer, providing(f"http://127.0.0.1:{peer.port}") as provider:
+        pool, found = Pool([provider]), []
+        for batch in range(THRESHOLD):
+            assert not pool.members["main"].is_away, f"after {batch}"
+            offers = [Offer(pool, one) for one in everybody(10)]
+            assert [offer.choose() for offer in offers] == ["main"] * 10
+            ended = await asyncio.gather(
+                *[provider.send(offer.message, f"{batch}.{n}") for n, offer in enumerate(offers)]
+            )
+            found.append({offer.end(outcome) for offer, outcome in zip(offers, ended, strict=True)})
+        assert pool.members["main"].is_away
+    assert len(peer.bodies) == THRESHOLD
+    # each of a batch as the others: a doubt counts until the breaker is open
+    assert found == [{one} for one in counted or [True] * (THRESHOLD - 1) + [False]]
 
 
 async def test_a_throttled_request_says_when_more_is_taken() -> None:

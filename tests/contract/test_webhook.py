@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from pipeline.pool import Offer, Pool
 from pipeline.providers import http, registry, retry_after, webhook
 from pipeline.providers.addresses import is_public
+from pipeline.providers.http import CONNECTIONS, CONNECTIONS_PER_HOST
 from pipeline.providers.provider import Place
 from pipeline.providers.webhook import WebhookProvider
 from pipeline.settings import SettingsError
@@ -291,3 +293,42 @@ async def test_nobody_there_is_deferred_for_a_name_that_no_one_knows() -> None:
         provider = WebhookProvider("main", timeout=10, allow_internal=True)
         assert (await provider.send(hook(port), KEY)).kind == "deferred"
         await provider.close()
+
+
+async def test_a_host_that_hangs_takes_an_eighth_of_the_calls_and_the_others_go_on(
+    inside: WebhookProvider,
+) -> None:
+    async def call(offer: Offer) -> str:
+        outcome = await inside.send(offer.message, KEY)
+        offer.end(outcome)
+        return outcome.kind
+
+    async with listening(http_script(["silent"])) as hanging, listening(http_script([OK])) as quick:
+        pool = Pool([inside])
+        offers = [Offer(pool, hook(hanging.port)) for _ in range(200)]
+        began = [offer for offer in offers if offer.choose() == "main"]
+        assert len(began) == CONNECTIONS_PER_HOST == CONNECTIONS // 8
+        hung = [asyncio.create_task(call(offer)) for offer in began]
+        for _ in range(10):
+            others = [Offer(pool, hook(quick.port)) for _ in range(20)]
+            assert {offer.choose() for offer in others} == {"main"}
+            async with asyncio.timeout(5):
+                assert set(await asyncio.gather(*map(call, others))) == {"sent"}
+        assert not any(task.done() for task in hung)
+    assert set(await asyncio.gather(*hung)) == {"doubtful"}
+    assert offers[-1].choose() == "main"
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("https://Hooks.example/a", "hooks.example:443"),
+        ("http://hooks.example/b?c", "hooks.example:80"),
+        ("http://[::1]:8080/", "::1:8080"),
+        ("ftp://hooks.example/", None),
+        ("http://hooks.example:x/", None),
+        ("http://\ud800.example/", None),
+    ],
+)
+def test_a_host_is_its_name_and_port(inside: WebhookProvider, target: str, host: str | None) -> None:
+    assert inside.host(message(target, Channel.WEBHOOK)) == host

@@ -68,6 +68,9 @@ class One:
     def settles_after(self, provider: str) -> float:
         return 0.0
 
+    def key_window(self, provider: str) -> float | None:
+        return None
+
     def choose(self, after: str | None = None, only: str | None = None) -> str | float | None:
         return self.name if only in {None, self.name} else None
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import deliver
-from agents.deliver import MAX_ATTEMPTS, MOST_CALLS, MOST_WAIT, Parcel, admit, settle
+from agents.deliver import FORGOTTEN_EARLY, MAX_ATTEMPTS, MOST_CALLS, MOST_WAIT, Parcel, admit, settle
 from agents.sending import Send
 from schemas import outcome
 from schemas.event import Unreadable
@@ -144,8 +144,19 @@ def test_another_provider_does_not_know_the_keys_of_the_first() -> None:
 class Several:
     """Providers by name; those of `away` can be called in a while."""
 
-    def __init__(self, *names: str, keyed: str = "", away: str = "", settles: float = 0.0) -> None:
+    def __init__(
+        self,
+        *names: str,
+        keyed: str = "",
+        away: str = "",
+        settles: float = 0.0,
+        window: float | None = None,
+    ) -> None:
         self.names, self.keyed, self.away, self.settles = list(names), keyed.split(), away.split(), settles
+        self.window = window
+
+    def key_window(self, provider: str) -> float | None:
+        return self.window if provider in self.keyed else None
 
     def settles_after(self, provider: str) -> float:
         return self.settles
@@ -305,6 +316,90 @@ def test_attempts_while_a_provider_is_left_alone_do_not_count_but_are_bounded() 
     while step(worker, several, FAILED, counts=False)[1] is not None:
         calls += 1
     assert calls == MOST_CALLS - 1
+
+
+# -- a key that is known for a while only
+
+DAY = 86_400
+LAST = NOW + (DAY - int(FORGOTTEN_EARLY)) * 1_000 - 1
+"""The last moment at which a key of `NOW` may be used."""
+
+
+def calls(worker: Worker, now: int, providers: Several) -> tuple[str | None, list[Any]]:
+    """Who would be called, and what is said; nothing of it is written."""
+    admitted = admit(worker.parcel, MemoryRows(worker.rows), now, providers)
+    return admitted.attempt.provider if admitted.attempt else None, told(admitted.sends)
+
+
+@pytest.mark.parametrize("letter", [None, "dlq-sms-0-1"])
+@pytest.mark.parametrize("answer", [outcome.doubtful("time-out"), None])
+def test_a_key_settles_a_doubt_as_long_as_it_is_known_and_then_the_policy_does(
+    answer: Outcome | None, letter: str | None
+) -> None:
+    several = Several("a", "b", keyed="a", window=DAY)
+    for doubt in Doubt:
+        worker = Worker(doubt=doubt)
+        if answer is not None:
+            step(worker, several, answer)
+        else:
+            admit(worker.parcel, worker.rows, NOW, several)
+        worker.parcel = worker.parcel._replace(redrive=letter)
+        said = [("unknown", "time-out" if answer else "call_cut_off", 1)]
+        assert calls(worker, LAST, several)[0] == "a"
+        several.away = ["a"]
+        assert calls(worker, LAST, several)[0] is None, "nobody else knows the key"
+        goes_on = doubt is Doubt.AT_LEAST_ONCE
+        assert calls(worker, LAST + 1, several) == ("b" if goes_on else None, said)
+        several.away = []
+        assert calls(worker, LAST + 1, several) == ("a" if goes_on else None, said)
+        several.window = None
+        assert calls(worker, LAST + 1, several)[0] == "a"
+        several.window = DAY
+
+
+def test_a_key_is_not_known_for_longer_because_it_came_again() -> None:
+    worker, several = Worker(doubt=Doubt.AT_MOST_ONCE), Several("a", keyed="a", window=DAY)
+    step(worker, several, outcome.doubtful("time-out"))
+    again = admit(worker.parcel, worker.rows, LAST, several).attempt
+    assert again is not None
+    settle(worker.parcel, again, outcome.doubtful("?"), worker.rows, LAST + 5, honours_keys=True, jitter=1.0)
+    assert calls(worker, LAST + 60_000, several) == (None, [("unknown", "?", 2)])
+
+
+@pytest.mark.parametrize("doubt", list(Doubt))
+def test_what_surely_failed_after_a_doubt_is_not_tried_for_ever_by_its_key(doubt: Doubt) -> None:
+    worker, several = Worker(doubt=doubt), Several("a", keyed="a", window=DAY)
+    step(worker, several, outcome.doubtful("time-out"))
+    step(worker, several, FAILED)
+    assert calls(worker, LAST, several)[0] == "a"
+    found = admit(worker.parcel, worker.rows, LAST + 1, several)
+    if doubt is Doubt.AT_LEAST_ONCE:
+        assert found.attempt is not None
+        return
+    assert found.attempt is None
+    assert told(found.sends)[-1] == ("unknown", "HTTP 503", 2)
+    assert dead(found.sends) == []
+    assert admit(worker.parcel, worker.rows, LAST + 1, several) == found, "a redelivery says the same"
+    fresh = Worker(doubt=doubt)
+    step(fresh, several, FAILED)
+    assert calls(fresh, LAST + 1, several)[0] == "a", "where there is no doubt no key is needed"
+
+
+@pytest.mark.parametrize("doubt", list(Doubt))
+def test_a_letter_of_what_failed_after_a_doubt_is_not_redriven_when_the_key_is_forgotten(
+    doubt: Doubt,
+) -> None:
+    worker, several = Worker(doubt=doubt), Several("a", keyed="a", window=DAY)
+    step(worker, several, outcome.doubtful("time-out"))
+    step(worker, several, outcome.refused("no"))
+    origin = an_origin(topic="sms-notifications", offset=9)
+    worker.parcel = worker.parcel._replace(redrive="dlq-sms-0-1", origin=origin)
+    assert calls(worker, LAST, several)[0] == "a"
+    found = admit(worker.parcel, worker.rows, LAST + 1, several)
+    assert (found.attempt is None) == (doubt is Doubt.AT_MOST_ONCE)
+    if found.attempt is None:
+        (letter,) = dead(found.sends)
+        assert letter["error"].startswith(b"not sent again: nobody knows whether")
 
 
 # -- a call that a former owner was cut off in

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agents import deliver
 from pipeline.pool import Offer, Pool
 from pipeline.pool.breaker import FIRST_PAUSE, MOST_ASKED, MOST_PAUSE, THRESHOLD
 from pipeline.pool.bucket import Bucket
+from pipeline.pool.hosts import KEPT, Hosts
 from pipeline.pool.member import HORIZON_SECONDS
 from schemas import outcome
 from schemas.message import Message
@@ -156,6 +158,34 @@ def test_a_probe_that_is_not_made_leaves_room_for_another() -> None:
     assert scene.choose() == "main"
 
 
+def test_a_request_that_several_shared_is_one_failure_but_each_of_them_may_be_the_probe() -> None:
+    scene = Scene(Fake("main"))
+    for request in range(THRESHOLD):
+        shared = structs.replace(NO_ANSWER, request=request)
+        assert not scene.pool.members["main"].is_away
+        under_way = [scene.offer() for _ in range(10)]
+        for offer in under_way:
+            offer.choose()
+        for offer in under_way[:-1]:
+            offer.end(shared)
+    scene.now += FIRST_PAUSE
+    probe = scene.offer()
+    assert probe.choose() == "main"
+    under_way[-1].end(shared)
+    assert scene.pool.ready_in == FIRST_PAUSE, "the probe is still under way"
+    probe.end(shared)
+    assert scene.pool.ready_in == 2 * FIRST_PAUSE
+
+
+def test_one_of_a_shared_request_that_asks_for_time_gets_it() -> None:
+    scene = Scene(Fake("main"))
+    first, second = scene.offer(), scene.offer()
+    first.choose(), second.choose()
+    first.end(structs.replace(FAILED, request=1))
+    second.end(structs.replace(THROTTLED, request=1))
+    assert scene.pool.ready_in == 7.0
+
+
 def test_a_provider_that_asks_for_time_gets_it_and_the_message_loses_no_attempt() -> None:
     scene = Scene(Fake("main"))
     late = scene.offer()
@@ -278,6 +308,83 @@ def test_no_more_calls_are_under_way_than_a_provider_makes_at_once() -> None:
     assert scene.choose() == "main"
 
 
+# -- hosts
+
+
+class Hooks(Fake):
+    """A provider of many hosts."""
+
+    per_host = 4
+
+    def host(self, message: Message) -> str | None:
+        return message.target or None
+
+
+def _fill(scene: Scene, host: str) -> list[Offer]:
+    offers = [scene.offer(target=host) for _ in range(Hooks.per_host)]
+    assert [offer.choose() for offer in offers] == ["hooks"] * Hooks.per_host
+    return offers
+
+
+def test_what_is_under_way_to_one_host_leaves_room_for_the_others() -> None:
+    scene = Scene(Hooks("hooks"))
+    hanging = _fill(scene, "hangs")
+    late = scene.offer(target="hangs")
+    assert isinstance(late.choose(), float)
+    assert not late.is_ready
+    assert scene.pool.room == 100 - Hooks.per_host
+    assert [scene.offer(target="quick").choose() for _ in range(Hooks.per_host)] == ["hooks"] * Hooks.per_host
+    assert scene.offer(target="").choose() == "hooks"
+    hanging[0].release()
+    assert late.is_ready
+    assert late.choose() == "hooks"
+    late.end(NO_ANSWER)
+    assert scene.choose() == "hooks"
+
+
+def test_what_waits_for_a_host_that_hangs_soon_waits_as_rows_and_at_its_pace() -> None:
+    scene = Scene(Hooks("hooks"))
+    hanging = _fill(scene, "hangs")
+    early = [scene.offer(target="hangs") for _ in range(10)]
+    assert all(0 < turn < 1 for offer in early if isinstance(turn := offer.choose(), float))
+    scene.now += 10.0
+    assert all(offer.is_ready for offer in early), "to be told how long it really takes"
+    turns = [offer.choose() for offer in early]
+    assert turns == pytest.approx([0.05 + n * 10.0 / Hooks.per_host for n in range(10)])
+    for offer in hanging:
+        offer.end(outcome.doubtful("no answer", fault="target"))
+    hanging = _fill(scene, "hangs")
+    assert scene.offer(target="hangs").choose() == pytest.approx(0.05 + 10 * 10.0 / Hooks.per_host)
+    for _ in range(1_000):
+        far = scene.offer(target="hangs").choose()
+    assert far == HORIZON_SECONDS
+    assert scene.pool.room > 0, "others are taken all the same"
+
+
+def test_a_host_that_is_well_again_is_soon_called_at_its_own_pace() -> None:
+    scene = Scene(Hooks("hooks"))
+    for lasts in [10.0] + [0.01] * 6:
+        offers = _fill(scene, "host")
+        scene.now += lasts
+        for offer in offers:
+            offer.end(outcome.sent())
+    _fill(scene, "host")
+    first, second = (scene.offer(target="host").choose() for _ in range(2))
+    assert isinstance(first, float)
+    assert isinstance(second, float)
+    assert second - first < 0.05
+
+
+def test_hosts_that_nobody_calls_are_forgotten() -> None:
+    hosts = Hosts(1)
+    for n in range(10 * KEPT):
+        hosts.begin(f"host{n}", n, 0.0)
+        if n != 5:
+            hosts.end(f"host{n}", n, 1.0)
+    assert len(hosts._hosts) <= KEPT
+    assert not hosts.has_room("host5")
+
+
 # -- the bucket
 
 
@@ -338,3 +445,10 @@ def test_without_a_limit_there_is_none() -> None:
 def test_a_pool_is_what_the_deciding_stage_asks_for() -> None:
     offer: deliver.Providers = Scene().offer()
     assert offer.honours_keys("main") is False
+
+
+def test_how_long_a_key_is_known_is_the_providers_to_say() -> None:
+    daily = Fake("daily")
+    daily.key_window = 86_400.0  # type: ignore[attr-defined]
+    offer = Scene(daily, Fake("blind")).offer()
+    assert [offer.key_window(name) for name in ("daily", "blind", "gone")] == [86_400.0, None, None]
