@@ -61,9 +61,10 @@ class Delivery:
         """Seconds until one may."""
         return self.pool.ready_in
 
-    def assigned(self, share: float) -> None:
-        """Takes its share of every provider's limit."""
+    def assigned(self, share: float, window: int) -> None:
+        """Takes its share of every provider's limit, and bounds what one host takes of a task's window."""
         self.pool.set_share(share)
+        self.pool.set_window(window)
 
     def identify(self, record: Record) -> Call[Errand | Stop]:
         """Reads a message, or a stop, which waits for nobody's turn. Raises Unreadable."""
@@ -73,7 +74,7 @@ class Delivery:
             return Call(place, place, parcel, record)
         # a redriven message waits for its turn: one that joined a copy would end with it, and not be decided
         effect = parcel.effect + (parcel.redrive or "").encode()
-        errand = Errand(parcel, Offer(self.pool, parcel.message), is_told(record))
+        errand = Errand(parcel, Offer(self.pool, parcel.message, record.partition), is_told(record))
         return Call(effect, parcel.message.user_id.encode(), errand, record, parcel.effect)
 
     def admit(self, call: Call[Errand | Stop], unit: Unit) -> bool | float:

@@ -147,7 +147,8 @@ class UnitConsumer(driver.Consumer):  # type: ignore[misc]
         self.tasks = {number: make(self, number, generation) for number in numbers}
         self.draining = False
         if self.app.effects is not None:
-            self.app.effects.assigned(len(numbers) / self.app.partitions)
+            windows = [task.window for task in self.tasks.values() if isinstance(task, EffectTask)]
+            self.app.effects.assigned(len(numbers) / self.app.partitions, min(windows, default=1))
         settle(self.app.group)
         await asyncio.gather(*[self.open_task(task, ends) for task in self.tasks.values()])
         if not self.draining:

@@ -86,8 +86,11 @@ class EffectStage(Protocol[M, R]):
     def ready_in(self) -> float:
         """Seconds until there may be room again."""
 
-    def assigned(self, share: float) -> None:
-        """Hears which share of all partitions, from 0 to 1, is this worker's from now on."""
+    def assigned(self, share: float, window: int) -> None:
+        """Hears which share of all partitions, from 0 to 1, is this worker's from now on.
+
+        `window` is how many calls each of its tasks makes side by side.
+        """
 
     def admit(self, call: Call[M], unit: Unit) -> bool | float:
         """Writes the attempt and says True; or False: no call, what is known is in the outbox again.

@@ -1,5 +1,7 @@
 """What is under way to each host of a provider that calls many: one that hangs leaves room for the others."""
 
+from collections import Counter
+
 KEPT = 1_024
 """Hosts that are remembered; more only where each of them is being called."""
 BUSY_SECONDS = 0.05
@@ -15,52 +17,58 @@ WEIGHT = 0.2
 
 
 class _Host:
-    __slots__ = ("begun", "last_turn", "usual")
+    __slots__ = ("begun", "by_part", "last_turn", "usual")
 
     def __init__(self) -> None:
-        #: when each call that is under way began, the oldest first
-        self.begun: dict[object, float] = {}
+        #: when each call that is under way began, and of which partition it is; the oldest first
+        self.begun: dict[object, tuple[float, int]] = {}
+        self.by_part: Counter[int] = Counter()
         self.usual = 0.0
         self.last_turn = 0.0
 
     def lasts(self, now: float) -> float:
         """How long a call lasts, as far as can be told: the oldest under way may show that it is longer."""
-        oldest = next(iter(self.begun.values()), now)
+        oldest, _ = next(iter(self.begun.values()), (now, 0))
         return max(self.usual or UNKNOWN_SECONDS, now - oldest)
 
 
 class Hosts:
-    """At most `most` calls are under way to one host. What waits for one gets turns at the host's pace."""
+    """At most `most` calls are under way to one host. What waits for one gets turns at the host's pace.
+
+    At most `most_a_part` are of one partition, whose other messages would wait behind them.
+    """
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self.most = self.most_a_part = most
         self._hosts: dict[str, _Host] = {}
 
-    def has_room(self, host: str) -> bool:
-        """Whether a call may begin."""
+    def has_room(self, host: str, part: int) -> bool:
+        """Whether a call for a message of a partition may begin."""
         found = self._hosts.get(host)
-        return found is None or len(found.begun) < self.most
+        return found is None or (len(found.begun) < self.most and found.by_part[part] < self.most_a_part)
 
     def is_slow(self, host: str, now: float) -> bool:
         """Whether its calls last so long that waiting for one to end is no short wait."""
         found = self._hosts.get(host)
         return found is not None and found.lasts(now) > SLOW_SECONDS
 
-    def begin(self, host: str, call: object, now: float) -> None:
+    def begin(self, host: str, call: object, now: float, part: int) -> None:
         """A call begins; `call` is what it is known by when it ends."""
         found = self._hosts.get(host)
         if found is None:
             if len(self._hosts) >= KEPT:
                 self._hosts = {name: one for name, one in self._hosts.items() if one.begun}
             found = self._hosts[host] = _Host()
-        found.begun[call] = now
+        found.begun[call] = now, part
+        found.by_part[part] += 1
 
     def end(self, host: str, call: object, now: float, *, made: bool = True) -> None:
         """A call has ended, or was not `made`."""
         found = self._hosts[host]
-        lasted = now - found.begun.pop(call)
+        begun, part = found.begun.pop(call)
+        found.by_part[part] -= 1
         if made:
-            found.usual += (lasted - found.usual) * (WEIGHT if found.usual else 1.0)
+            found.usual += (now - begun - found.usual) * (WEIGHT if found.usual else 1.0)
 
     def turn(self, host: str, now: float) -> float:
         """Seconds until the turn of one more message that has to wait for a host."""

@@ -69,22 +69,26 @@ class Member:
         """The host that a message goes to; None: it needs none that others want as well."""
         return self._named.host(message) if self._named is not None else None
 
-    def has_room_at(self, host: str | None) -> bool:
-        """Whether a host may be called now, as far as it is for the host."""
-        return host is None or self._hosts.has_room(host)
+    def set_window(self, window: int) -> None:
+        """Hears how many calls are made side by side for one partition: half of them may go to one host."""
+        self._hosts.most_a_part = max(1, window // 2)
 
-    def is_worth_asking(self, message: Message) -> bool:
+    def has_room_at(self, host: str | None, part: int) -> bool:
+        """Whether a host may be called now, as far as it is for the host."""
+        return host is None or self._hosts.has_room(host, part)
+
+    def is_worth_asking(self, message: Message, part: int) -> bool:
         """Whether a message may be called for now, or will have to wait so long that it waits as a row."""
         if self.room <= 0:
             return False
         host = self.host(message)
-        return host is None or self._hosts.has_room(host) or self._hosts.is_slow(host, self.clock())
+        return self.has_room_at(host, part) or self._hosts.is_slow(host or "", self.clock())
 
-    def begin(self, host: str | None, call: object) -> bool:
+    def begin(self, host: str | None, call: object, part: int) -> bool:
         """A call is about to be made; says whether it is a probe. `call` is what it is known by."""
         self.under_way += 1
         if host is not None:
-            self._hosts.begin(host, call, self.clock())
+            self._hosts.begin(host, call, self.clock(), part)
         self.bucket.take(self.clock())
         return self.breaker.begun()
 

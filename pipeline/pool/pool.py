@@ -42,6 +42,11 @@ class Pool:
         for member in self.members.values():
             member.bucket.set_share(share, member.clock())
 
+    def set_window(self, window: int) -> None:
+        """How many calls are made side by side for one partition."""
+        for member in self.members.values():
+            member.set_window(window)
+
     @property
     def room(self) -> int:
         """How many calls may begin now; 0 while none of them may be called, or too many wait for one."""
@@ -77,12 +82,15 @@ class Pool:
 
 
 class Offer:
-    """One message's view of a pool: agents/deliver.py's Providers. What it chose is begun, until it ends."""
+    """One message's view of a pool: agents/deliver.py's Providers. What it chose is begun, until it ends.
 
-    __slots__ = ("host", "member", "message", "pool", "probe")
+    `part` is the number of the partition that it came on.
+    """
 
-    def __init__(self, pool: Pool, message: Message) -> None:
-        self.pool, self.message = pool, message
+    __slots__ = ("host", "member", "message", "part", "pool", "probe")
+
+    def __init__(self, pool: Pool, message: Message, part: int = 0) -> None:
+        self.pool, self.message, self.part = pool, message, part
         self.member: Member | None = None
         self.host: str | None = None
         self.probe = False
@@ -126,10 +134,10 @@ class Offer:
         if chosen is not None and chosen.room > 0:
             self.release()
             host = chosen.host(self.message)
-            if not chosen.has_room_at(host):
+            if not chosen.has_room_at(host, self.part):
                 return chosen.turn(host)
             self.member, self.host = chosen, host
-            self.probe = chosen.begin(host, self)
+            self.probe = chosen.begin(host, self, self.part)
             return chosen.name
         waits_for = chosen or min(members, key=lambda member: member.ready_in, default=None)
         return waits_for.turn() if waits_for is not None else None
@@ -138,7 +146,7 @@ class Offer:
     def is_ready(self) -> bool:
         """Whether it is worth asking again who is called for it."""
         first = _first(self.pool.candidates(self.message))
-        return first is not None and first.is_worth_asking(self.message)
+        return first is not None and first.is_worth_asking(self.message, self.part)
 
     def goes_elsewhere(self, failed: str) -> bool:
         """Whether one behind that which failed may be called at once."""

@@ -398,7 +398,7 @@ class Sink:
     def ready_in(self) -> float:
         return 0.01 if self.closed else 0.0
 
-    def assigned(self, share: float) -> None:
+    def assigned(self, share: float, window: int) -> None:
         self.share = share
 
     def is_ready(self, call: Call[bytes]) -> bool:

@@ -375,14 +375,26 @@ def test_a_host_that_is_well_again_is_soon_called_at_its_own_pace() -> None:
     assert second - first < 0.05
 
 
+def test_a_host_takes_half_of_what_one_partition_calls_at_most() -> None:
+    hosts = Hosts(64)
+    hosts.most_a_part = 32
+    for n in range(32):
+        assert hosts.has_room("host", 1)
+        hosts.begin("host", n, 0.0, 1)
+    assert not hosts.has_room("host", 1)
+    assert hosts.has_room("host", 2)
+    hosts.end("host", 5, 1.0)
+    assert hosts.has_room("host", 1)
+
+
 def test_hosts_that_nobody_calls_are_forgotten() -> None:
     hosts = Hosts(1)
     for n in range(10 * KEPT):
-        hosts.begin(f"host{n}", n, 0.0)
+        hosts.begin(f"host{n}", n, 0.0, 0)
         if n != 5:
             hosts.end(f"host{n}", n, 1.0)
     assert len(hosts._hosts) <= KEPT
-    assert not hosts.has_room("host5")
+    assert not hosts.has_room("host5", 0)
 
 
 # -- the bucket
