@@ -121,7 +121,9 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
 
     Says whether anything changed: a repeat changes nothing, and counts nothing.
     """
-    history = find(rows, status.notification_id)
+    row_key = key(status.notification_id)
+    before = rows.get(row_key)
+    history: History | None = None if before is None else orjson.loads(before)
     if history is None or not history["event"]:
         content = history["content"] if history else {}
         history = _begin(rows, status)
@@ -132,7 +134,6 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
     ]  # fmt: skip
     if entry in history["timeline"]:
         return False
-    before = orjson.dumps(history)
     full = len(history["timeline"]) >= MOST_TIMELINE
     if full:
         history["left_out"] = 1  # not how many: what is not kept cannot be told from its repeat
@@ -158,7 +159,7 @@ def tell(rows: Rows, status: Status, at: int) -> bool:
         history["duplicates"] += 1
         _count(rows, COUNTS + b"|duplicate", 1)
     row = orjson.dumps(history)
-    rows.put(key(status.notification_id), row)
+    rows.put(row_key, row)
     return row != before
 
 
