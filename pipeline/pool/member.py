@@ -75,7 +75,7 @@ class Member:
 
     def has_room_at(self, host: str | None, part: int) -> bool:
         """Whether a host may be called now, as far as it is for the host."""
-        return host is None or self._hosts.has_room(host, part)
+        return host is None or self._hosts.has_room(host, part, self.clock())
 
     def is_worth_asking(self, message: Message, part: int) -> bool:
         """Whether a message may be called for now, or will have to wait so long that it waits as a row."""

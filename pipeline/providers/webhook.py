@@ -6,6 +6,7 @@ A receiver dedupes on `webhook-id`, so a retry with the same key is safe.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,16 @@ CODES = {
 """Everything else is refused: no redirect is followed, and no other answer is success."""
 _REFUSED = Meaning("refused", "target", "the receiver wants it not")
 _GARBAGE = GARBAGE._replace(fault="target")
+_HOSTS_KEPT = 4_096
+
+
+@lru_cache(_HOSTS_KEPT)
+def _host(url: str) -> str | None:
+    try:
+        found = parsed(url)
+    except Exception:  # `send` tells what is wrong with it
+        return None
+    return f"{found.host}:{found.port or (443 if found.scheme == 'https' else 80)}"
 
 
 class Settings(HttpSettings):
@@ -82,11 +93,7 @@ class WebhookProvider:
 
     def host(self, message: Message) -> str | None:
         """The name and port of the URL."""
-        try:
-            url = parsed(message.target)
-        except Exception:  # `send` tells what is wrong with it
-            return None
-        return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        return _host(message.target)
 
     async def send(self, message: Message, key: str) -> Outcome:
         """Posts once. Sent for a 2xx; a redirect is not followed but refused."""

@@ -361,30 +361,67 @@ def test_what_waits_for_a_host_that_hangs_soon_waits_as_rows_and_at_its_pace() -
     assert scene.pool.room > 0, "others are taken all the same"
 
 
-def test_a_host_that_is_well_again_is_soon_called_at_its_own_pace() -> None:
-    scene = Scene(Hooks("hooks"))
-    for lasts in [10.0] + [0.01] * 6:
-        offers = _fill(scene, "host")
-        scene.now += lasts
-        for offer in offers:
-            offer.end(outcome.sent())
-    _fill(scene, "host")
-    first, second = (scene.offer(target="host").choose() for _ in range(2))
-    assert isinstance(first, float)
-    assert isinstance(second, float)
-    assert second - first < 0.05
+def _called(hosts: Hosts, calls: int, lasts: float, at: float = 0.0) -> None:
+    for n in range(calls):
+        hosts.begin("host", n, at, 1)
+        hosts.end("host", n, at + lasts)
 
 
-def test_a_host_takes_half_of_what_one_partition_calls_at_most() -> None:
-    hosts = Hosts(64)
-    hosts.most_a_part = 32
-    for n in range(32):
-        assert hosts.has_room("host", 1)
-        hosts.begin("host", n, 0.0, 1)
-    assert not hosts.has_room("host", 1)
-    assert hosts.has_room("host", 2)
-    hosts.end("host", 5, 1.0)
-    assert hosts.has_room("host", 1)
+def _fit(hosts: Hosts, now: float, part: int = 1) -> int:
+    """How many calls of one partition may begin, of a hundred."""
+    for n in range(100):
+        if not hosts.has_room("host", part, now):
+            return n
+        hosts.begin("host", object(), now, part)
+    return 100
+
+
+def _hosts() -> Hosts:
+    found = Hosts(64)
+    found.most_a_part = 32
+    return found
+
+
+def test_a_host_of_which_nothing_is_known_takes_half_of_what_one_partition_calls() -> None:
+    hosts = _hosts()
+    assert _fit(hosts, 0.0) == 32
+    assert _fit(hosts, 0.0, part=2) == 32
+    assert _fit(hosts, 0.0, part=3) == 0
+    assert not hosts.is_slow("host", 0.9)
+    assert hosts.is_slow("host", 1.1)
+
+
+def test_a_host_that_answers_takes_what_there_is_and_what_waits_for_it_waits_in_kafka() -> None:
+    hosts = _hosts()
+    _called(hosts, 1, 0.1)
+    assert _fit(hosts, 1.0) == 100
+
+
+def test_a_host_that_begins_to_hang_takes_no_more() -> None:
+    hosts = _hosts()
+    _called(hosts, 1, 0.1)
+    assert _fit(hosts, 1.0) == 100
+    assert _fit(hosts, 2.1) == 0
+    assert hosts.is_slow("host", 2.1)
+
+
+def test_a_call_that_hangs_among_many_makes_no_host_slow() -> None:
+    hosts = _hosts()
+    _called(hosts, 20, 0.1)
+    _called(hosts, 1, 10.0)
+    hosts.begin("host", "hangs", 0.0, 1)
+    assert not hosts.is_slow("host", 10.0)
+    assert _fit(hosts, 10.0) == 100
+
+
+def test_a_host_that_is_well_again_takes_what_there_is() -> None:
+    hosts = _hosts()
+    _called(hosts, 64, 10.0)
+    assert _fit(hosts, 10.0) == 32
+    hosts = _hosts()
+    _called(hosts, 64, 10.0)
+    _called(hosts, 64, 0.1, at=10.0)
+    assert _fit(hosts, 20.0) == 100
 
 
 def test_hosts_that_nobody_calls_are_forgotten() -> None:
@@ -394,7 +431,7 @@ def test_hosts_that_nobody_calls_are_forgotten() -> None:
         if n != 5:
             hosts.end(f"host{n}", n, 1.0)
     assert len(hosts._hosts) <= KEPT
-    assert not hosts.has_room("host5", 0)
+    assert not hosts.has_room("host5", 0, 0.0)
 
 
 # -- the bucket
