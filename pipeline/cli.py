@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
 from pipeline.simulate import simulate_provider
 from schemas.event import milliseconds
+from schemas.times import read_time
 
 MAX_LINE = 1_000_000
 
@@ -452,8 +452,8 @@ def _placed(settings: Settings, place: Sequence[str]) -> tuple[str, int, int]:
 
 def _moment(text: str | None) -> int | None:
     try:
-        return milliseconds(datetime.fromisoformat(text)) if text is not None else None
-    except (ValueError, TypeError):  # a time without a zone is none
+        return milliseconds(read_time(text)) if text is not None else None
+    except ValueError:
         raise click.BadParameter(
             f"{text}: not a time with its zone, such as 2026-09-21T14:00:00Z", param_hint="--before"
         ) from None

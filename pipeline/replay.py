@@ -17,6 +17,7 @@ from pipeline.settings import Settings, SettingsError
 from pipeline.topics import CHANGELOG_BYTES, client_options, group, partitions
 from schemas.control import Place, Replay
 from schemas.kinds import Channel
+from schemas.times import read_time
 
 GATES = (topics.USERS, topics.PREFERENCES, topics.DEVICES)
 """Read to their end before the others open; rewound only where one is asked for by its name."""
@@ -96,10 +97,10 @@ def is_offset(to: str) -> bool:
 def moment(text: str) -> int:
     """An RFC 3339 time as milliseconds since the epoch. Raises Misused."""
     try:
-        found = datetime.fromisoformat(text)
+        found = read_time(text)
     except ValueError:
         found = None
-    if found is None or found.tzinfo is None or found < _EPOCH:
+    if found is None or found < _EPOCH:
         raise Misused(f"--to {text}: not earliest, latest or a time such as 2026-01-31T12:00:00Z")
     return (found - _EPOCH) // timedelta(milliseconds=1)
 

@@ -8,13 +8,14 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from schemas import attachment
 from schemas.attachment import MAX_ATTACHMENTS
 from schemas.base import Frozen, encode
 from schemas.kinds import Channel, Priority, Reason
+from schemas.times import Time
 
 MAX_EVENT_BYTES = 1_000_000
 MAX_RECIPIENTS = 1_000
@@ -113,8 +114,8 @@ class Request(Frozen):
     idempotency_key: Text | None = None
     channels: tuple[Channel, ...] | None = None
     category: Text | None = None
-    scheduled_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    scheduled_at: Time | None = None
+    expires_at: Time | None = None
     locale: Text | None = None
     attachments: tuple[Text, ...] | None = Field(default=None, max_length=MAX_ATTACHMENTS)
     metadata: dict[str, Any] | None = None
@@ -139,7 +140,7 @@ class CloudEvent(Frozen):
     source: Text
     type: Text
     data: Any = None
-    time: AwareDatetime | None = None
+    time: Time | None = None
 
 
 class PlainRequest(msgspec.Struct, gc=False):

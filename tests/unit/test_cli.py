@@ -126,6 +126,7 @@ def test_the_version_is_the_packages() -> None:
         ("dlq", "redrive", "--to-provider", "outbox"),
         ("dlq", "purge", "--before", "some day"),
         ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
+        ("dlq", "purge", "--before", "20260921T140000Z"),
         ("explain",),
         ("explain", "some"),
         ("explain", ID, "--event", "s", "e"),

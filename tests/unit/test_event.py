@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import schemas.event
 from agents.intake import notify, take_in
@@ -142,6 +143,8 @@ def test_without_a_key_the_record_itself_is_the_identity() -> None:
     ("given", "expected"),
     [
         ("1970-01-01T00:00:00.001Z", 1),
+        ("1970-01-01t00:00:00.001999999z", 1),
+        ("1970-01-01 00:00:00.001-00:00", 1),
         ("2026-10-01T08:00:00.123+02:00", 1_790_834_400_123),
         ("1969-12-31T23:59:59.999Z", -1),
         ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
@@ -203,6 +206,11 @@ def test_more_than_a_megabyte_is_refused() -> None:
     assert found.reason is Reason.TOO_LARGE
 
 
+NO_TIMES: list[Any] = [
+    1_700_000_000, 4_000_000_000, 4_000_000_000_000, 1.5, True, "4000000000", "4000000000.5", "2026-10-01",
+    "2026-10-01T08:00:00", "2026-10-01T08:00Z", "20261001T080000Z", "2026-10-01T08:00:00+0200",
+    "2026-13-01T08:00:00Z", "２026-10-01T08:00:00Z", "2026-10-01T08:00:00Z\n", "", [], {},
+]  # fmt: skip
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"event_type": None}, "event_type"),
     ({"event_type": 5}, "event_type"),
@@ -234,7 +242,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": [1]}, "metadata"),
     ({"metadata": {"a": "x" * MAX_METADATA_BYTES}}, "metadata"),
     ({"expires_at": "soon"}, "expires_at"),
-    ({"expires_at": "2026-10-01T08:00:00"}, "expires_at"),
+    *(
+        ({name: moment}, f"{name}: Input should be a time")
+        for name in ("expires_at", "scheduled_at")
+        for moment in NO_TIMES
+    ),
     ({"content": {"subject": "a"}}, "content.body"),
     ({"content": {"subject": "a\nBcc: b@example.com", "body": "b"}}, "content.subject"),
     ({"content": {"body": "b"}, "template_id": "t"}, "template_id or content"),
@@ -267,6 +279,19 @@ def test_a_request_with_a_wrong_field_is_refused_by_its_name(fields: dict[str, A
 @pytest.mark.parametrize("value", [None, 5, "", "a\x00b", [], "x" * 600])
 def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str, value: Any) -> None:
     assert str(refused(cloud_event(**{field: value}))).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("moment", NO_TIMES)
+def test_the_time_of_a_cloud_event_is_a_time(moment: Any) -> None:
+    assert str(refused(cloud_event(time=moment))).startswith("time: Input should be a time")
+
+
+def test_a_time_that_is_made_here_has_its_zone_too() -> None:
+    noon = datetime(2026, 10, 1, 12, tzinfo=UTC)
+    made = Request(event_type="t", user_id="u", expires_at=noon)
+    assert Request.model_validate_json(made.to_json()) == made
+    with pytest.raises(ValidationError, match="expires_at"):
+        Request(event_type="t", user_id="u", expires_at=noon.replace(tzinfo=None))
 
 
 def test_attachments_must_last_until_they_are_due() -> None:
@@ -366,7 +391,7 @@ FIELDS = (
 odd = st.sampled_from(
     ["u", "", " ", "\u200b", "\u061c", "\x7f", "\u2028", "a\nb", "é", "x" * 513, 5, 2**70, 1.5, True,
      None, [], {}, "high", "medium", "normal", ["email"], ["email", "pigeon"],
-     {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
+     1_700_000_000, "1700000000", "2026-10-01T08:00:00Z", {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
 )  # fmt: skip
 
 

@@ -66,6 +66,8 @@ def test_a_record_without_a_time_is_the_oldest_of_all() -> None:
         (topics.PREFERENCES, user(channels={"fax": True}), "channels"),
         (topics.PREFERENCES, user(frequency_limit=-1), "frequency_limit"),
         (topics.PREFERENCES, user(quiet_hours={"start": "25:00", "end": "07:00"}), "quiet_hours.start"),
+        (topics.PREFERENCES, user(quiet_hours={"start": "22:00", "end": "0٧:00"}), "quiet_hours.end"),
+        (topics.PREFERENCES, user(quiet_hours={"start": 79_200, "end": "07:00"}), "quiet_hours.start"),
         (topics.DEVICES, user(token="t", platform="toaster"), "platform"),
     ],
 )

@@ -68,7 +68,9 @@ def test_a_time_is_a_moment_in_any_zone(text: str) -> None:
     assert moment(text) == 1_769_860_800_000
 
 
-@pytest.mark.parametrize("text", ["", "now", "2026-01-31", "12", "-5", "2026-01-31T12:00:00"])
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-01-31", "12", "-5", "2026-01-31T12:00:00", "20260131T120000Z"]
+)
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(Misused, match="--to"):
         moment(text)
