@@ -1,5 +1,6 @@
 """What comes in on `events`: CloudEvents 1.0 or our own request, read into one form."""
 
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ MAX_AHEAD = 366 * DAY
 """Milliseconds that something may be scheduled ahead."""
 MAX_LEVELS = 200
 """Of lists and objects within each other: far below what any of our readers takes."""
+_TOO_DEEP = f"more than {MAX_LEVELS} lists and objects within each other"
 
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
@@ -140,6 +142,8 @@ class CloudEvent(Frozen):
     source: Text
     type: Text
     data: Any = None
+    data_base64: str | None = None
+    datacontenttype: str | None = None
     time: Time | None = None
 
 
@@ -213,12 +217,12 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
     structured, attributes = _told_by(headers) if headers else (False, None)
     body = _parse(value, may_be_absent=attributes is not None)
     if attributes is not None:
-        body = attributes | {"data": body}
+        body = attributes | {"data": body, "data_base64": None}
     elif not isinstance(body, dict):
         raise Unreadable("not a JSON object")
     try:
         if attributes is not None or structured or "specversion" in body:
-            return _of_cloud_event(_read_cloud_event(body), body)
+            return _of_cloud_event(_read_cloud_event(body))
         request: Request = _read_request(body)
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
@@ -269,7 +273,7 @@ def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
     try:
         body = msgspec.json.decode(value)
     except RecursionError:
-        raise Unreadable(f"(whole): more than {MAX_LEVELS} lists and objects within each other") from None
+        raise Unreadable(f"(whole): {_TOO_DEEP}") from None
     except ValueError as error:
         raise Unreadable(f"not JSON: {error}") from None
     if _needs_a_look(value):
@@ -292,7 +296,7 @@ def _check_inside(body: Any) -> None:
         if isinstance(value, str) and "\0" in value:
             raise Unreadable(f"{path or '(whole)'}: holds a NUL")
         if level > MAX_LEVELS and isinstance(value, (dict, list)):
-            raise Unreadable(f"{path[:MAX_NAME]}: more than {MAX_LEVELS} lists and objects within each other")
+            raise Unreadable(f"{path[:MAX_NAME]}: {_TOO_DEEP}")
         if isinstance(value, dict):
             for name, inner in value.items():
                 if "\0" in name:
@@ -304,15 +308,39 @@ def _check_inside(body: Any) -> None:
             )
 
 
-def _of_cloud_event(event: CloudEvent, body: Mapping[str, Any]) -> Event:
+def _of_cloud_event(event: CloudEvent) -> Event:
     data = event.data
+    if event.data_base64 is not None:
+        if data is not None:
+            raise Unreadable("data_base64: give data or data_base64, not both")
+        data = _decoded(event.data_base64, event.datacontenttype)
     if data is None:
-        if body.get("data_base64") is not None:
-            raise Unreadable("data_base64: not supported by this version", Reason.NOT_SUPPORTED)
         data = {}
     elif not isinstance(data, dict):
         data = {"value": data}
     return Event(event.source, event.id, event.type, data)
+
+
+def _decoded(given: str, media_type: str | None) -> Any:
+    """The JSON that `data_base64` holds. It is bounded as the event around it is."""
+    if media_type is not None and not _is_json(media_type):
+        raise Unreadable("data_base64: holds no JSON, says datacontenttype; other data is not read")
+    try:
+        value = binascii.a2b_base64(given, strict_mode=True)
+    except ValueError:
+        raise Unreadable("data_base64: not base64") from None
+    try:
+        data = msgspec.json.decode(value)
+    except RecursionError:
+        raise Unreadable(f"data_base64: {_TOO_DEEP}") from None
+    except ValueError as error:
+        raise Unreadable(f"data_base64: not JSON: {error}") from None
+    if _needs_a_look(value):
+        _check_inside({"data_base64": data})
+    return data
+
+
+_is_json = re.compile(r"\s*([\w.+-]+/([\w.+-]+\+)?json)\s*(;.*)?", re.ASCII | re.I | re.S).fullmatch
 
 
 def first_problem(error: ValidationError) -> str:

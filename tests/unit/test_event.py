@@ -1,5 +1,6 @@
 """Reading events: both formats as they are meant, and whatever else is refused with the field's name."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -308,9 +309,65 @@ def test_attachments_must_last_until_they_are_due() -> None:
             assert str(refused(value)) == f"attachments.0: is kept for what is due until {told}"
 
 
-def test_what_this_version_does_not_do_is_told_apart() -> None:
-    event = orjson.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data_base64": "AA=="})
-    assert refused(event).reason is Reason.NOT_SUPPORTED
+def in_base64(data: bytes, **fields: Any) -> bytes:
+    """A CloudEvent whose data is these bytes."""
+    return cloud_event(data_base64=base64.b64encode(data).decode(), **({"data": None} | fields))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "application/json", "Application/JSON; charset=utf-8", "text/json", "application/x.y-z+json"],
+)
+def test_data_in_base64_is_read_as_data_is(kind: str | None) -> None:
+    def data(of: bytes) -> Any:
+        return read_event(in_base64(of, datacontenttype=kind), [], POSITION, NOON).data
+
+    assert data('{"customer": {"id": "zoë"}}'.encode()) == {"customer": {"id": "zoë"}}
+    assert data(b"[1, 2]") == {"value": [1, 2]}
+    assert data(b"null") == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"data_base64": "e30"}, "not base64"),
+        ({"data_base64": "e30=\n"}, "not base64"),
+        ({"data_base64": "e3_-"}, "not base64"),
+        ({"data_base64": "é"}, "not base64"),
+        ({"data_base64": 5}, "a valid string"),
+        ({"data_base64": ["e30="]}, "a valid string"),
+        ({"data_base64": ""}, "not JSON"),
+        ({"data_base64": "AA=="}, "not JSON"),
+        ({"data_base64": "eyJhIjog"}, "not JSON"),
+        ({"data_base64": "e30=", "data": {"a": 1}}, "data or data_base64, not both"),
+        ({"data_base64": "e30=", "data": False}, "data or data_base64, not both"),
+        ({"data_base64": "e30=", "datacontenttype": "application/xml"}, "holds no JSON"),
+        ({"data_base64": "e30=", "datacontenttype": "application/jsonl"}, "holds no JSON"),
+        ({"data_base64": "e30=", "datacontenttype": ""}, "holds no JSON"),
+    ],
+)
+def test_what_data_in_base64_does_not_hold_is_told(fields: dict[str, Any], what: str) -> None:
+    found = refused(cloud_event(**({"data": None} | fields)))
+    assert str(found).startswith("data_base64: ")
+    assert what in str(found)
+    assert found.reason is Reason.UNREADABLE
+
+
+def test_data_in_base64_is_as_free_of_nuls_as_deep_and_as_large_as_data() -> None:
+    assert str(refused(in_base64(b'{"a": ["\\u0000"]}'))) == "data_base64.a.0: holds a NUL"
+    for levels in (201, 1_000, 100_000):
+        found = str(refused(in_base64(b"[" * levels + b"]" * levels)))
+        assert found.startswith("data_base64") and "more than 200 lists" in found
+    assert read_event(in_base64(b"[" * 150 + b"]" * 150), [], POSITION, NOON).data["value"]
+    assert refused(in_base64(b'"' + b"x" * MAX_EVENT_BYTES + b'"')).reason is Reason.TOO_LARGE
+
+
+def test_a_header_of_a_binary_event_holds_no_data() -> None:
+    headers = [
+        ("ce_specversion", b"1.0"), ("ce_id", b"e"), ("ce_source", b"s"), ("ce_type", b"t"),
+        ("ce_data_base64", b"e30="),
+    ]  # fmt: skip
+    assert read_event(b'{"a": 1}', headers, POSITION, NOON).data == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -425,12 +482,13 @@ values = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 )
 fields = st.sampled_from(
-    ["specversion", "id", "source", "type", "data", "time", "event_type", "user_id", "recipients", "segment",
+    ["specversion", "id", "source", "type", "data", "data_base64", "datacontenttype", "time", "event_type",
+     "user_id", "recipients", "segment",
      "template_id", "content", "variables", "priority", "idempotency_key", "channels", "category",
      "scheduled_at", "expires_at", "locale", "attachments", "metadata"]
 )  # fmt: skip
 sensible = st.sampled_from(
-    ["1.0", "u", 5, "shop.order.confirmed", ["email"], {"customer": {"id": "u"}}, "high"]
+    ["1.0", "u", 5, "shop.order.confirmed", ["email"], {"customer": {"id": "u"}}, "high", "e30=", "text/json"]
 )
 bodies = st.dictionaries(fields, sensible | values, max_size=8)
 headers_of_all_kinds = st.lists(
