@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from schemas import attachment
@@ -95,6 +95,26 @@ class Contact(Frozen):
         return "contact:" + blake2b(address.encode(), digest_size=12).hexdigest()
 
 
+_CONTACT, _USER_ID = "[contact]", "[user id]"
+
+
+def _kind_of_recipient(given: object) -> str | None:
+    if isinstance(given, (dict, Contact)):
+        return _CONTACT
+    return _USER_ID if isinstance(given, (str, int)) else None
+
+
+Recipient = Annotated[
+    Annotated[Contact, Tag(_CONTACT)] | Annotated[UserText, Tag(_USER_ID)],
+    Discriminator(
+        _kind_of_recipient,
+        custom_error_type="recipient",
+        custom_error_message="Input should be a user id or a contact",
+    ),
+]
+"""Told apart by its form, so that of a contact that is wrong its own field is named."""
+
+
 class DirectContent(Frozen):
     """Words given with the request, instead of a template."""
 
@@ -107,7 +127,7 @@ class Request(Frozen):
 
     event_type: Text
     user_id: UserText | None = None
-    recipients: tuple[Contact | UserText, ...] | None = Field(default=None, max_length=MAX_RECIPIENTS)
+    recipients: tuple[Recipient, ...] | None = Field(default=None, max_length=MAX_RECIPIENTS)
     segment: Text | None = None
     template_id: Text | None = None
     content: DirectContent | None = None
@@ -343,13 +363,29 @@ def _decoded(given: str, media_type: str | None) -> Any:
 _is_json = re.compile(r"\s*([\w.+-]+/([\w.+-]+\+)?json)\s*(;.*)?", re.ASCII | re.I | re.S).fullmatch
 
 
+_NO_FIELDS = {_CONTACT, _USER_ID, "[key]"}
+"""What stands in pydantic's paths between the names that the sender knows."""
+_WORDS = {
+    "model_type": "Input should be an object", "dict_type": "Input should be an object",
+    "tuple_type": "Input should be a list", "list_type": "Input should be a list",
+}  # fmt: skip
+
+
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as `field: what`, without the value."""
+    """The first thing that pydantic found wrong, as `field: what`, in words of JSON, without the value.
+
+    A rule over several fields names them itself.
+    """
     found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in found["loc"]) or "(whole)"
-    if _PRINTABLE in found["msg"]:
-        return f"{field}: holds a control character"
-    return f"{field}: {found['msg']}"
+    field, what = ".".join(str(part) for part in found["loc"] if part not in _NO_FIELDS), found["msg"]
+    if found["type"] == "value_error":
+        what = what.removeprefix("Value error, ")
+        return f"{field}: {what}" if field else what
+    if _PRINTABLE in what:
+        what = "holds a control character"
+    elif found["type"] == "too_long":
+        what = what.replace("Tuple", "List", 1)
+    return f"{field or '(whole)'}: {_WORDS.get(found['type'], what)}"
 
 
 def milliseconds(moment: datetime | None) -> int | None:

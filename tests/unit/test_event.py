@@ -282,6 +282,31 @@ def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str,
     assert str(refused(cloud_event(**{field: value}))).startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"user_id": None, "recipients": [{}]}, "recipients.0: a contact needs a user_id or an address"),
+        ({"user_id": None, "recipients": [{"email": "a\n"}]},
+         "recipients.0.email: holds a control character"),
+        ({"user_id": None, "recipients": ["u", {"phone": 5}]},
+         "recipients.1.phone: Input should be a valid string"),
+        ({"user_id": None, "recipients": ["u", "a\n"]}, "recipients.1: holds a control character"),
+        ({"user_id": None, "recipients": [True]}, "recipients.0: Input should be a string or an integer"),
+        ({"user_id": None, "recipients": [1.5]}, "recipients.0: Input should be a user id or a contact"),
+        ({"user_id": None, "recipients": [None]}, "recipients.0: Input should be a user id or a contact"),
+        ({"user_id": None, "recipients": "u"}, "recipients: Input should be a list"),
+        ({"user_id": None, "recipients": ["u"] * 1_001},
+         "recipients: List should have at most 1000 items after validation, not 1001"),
+        ({"recipients": ["u"]}, "give exactly one of user_id, recipients, segment"),
+        ({"user_id": "a\n"}, "user_id: holds a control character"),
+        ({"content": "Hello"}, "content: Input should be an object"),
+        ({"variables": []}, "variables: Input should be an object"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_the_words_of_the_sender(fields: dict[str, Any], told: str) -> None:
+    assert str(refused(request(**fields))) == told
+
+
 @pytest.mark.parametrize("moment", NO_TIMES)
 def test_the_time_of_a_cloud_event_is_a_time(moment: Any) -> None:
     assert str(refused(cloud_event(time=moment))).startswith("time: Input should be a time")
