@@ -284,6 +284,14 @@ def test_a_broker_that_is_away_is_told_in_one_line(words: tuple[str, ...]) -> No
     assert line.startswith("carillon: kafka.bootstrap_servers: no broker answers")
 
 
+@pytest.mark.parametrize("words", [*ASKING, ("doctor",), ("run",), ("config", "show")], ids=spelt)
+def test_a_broker_that_cannot_be_one_is_told_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:notaport")
+    failed(run(*arguments(words)), "KAFKA_BOOTSTRAP_SERVERS: number 1 is not host:port")
+
+
 def test_a_role_that_cannot_begin_ends_its_log_with_the_reason() -> None:
     done = run_apart("run", "--role", "core", KAFKA_BOOTSTRAP_SERVERS=NOBODY, CARILLON_STATE_DIR="state")
     assert done.returncode == 1
