@@ -68,9 +68,14 @@ _config = click.option(
 @_config
 def run(role: str, config: Path | None) -> None:
     """Run roles: all of them, or those of --role."""
+    wanted = tuple(name.strip() for name in role.split(",") if name.strip())
+    for name in wanted:
+        if name not in topics.ROLES:
+            raise click.BadParameter(
+                f"{name}: no such role; there are {', '.join(topics.ROLES)}", param_hint="--role"
+            )
     settings = load(config)
     _log(settings.log_level)
-    wanted = tuple(name.strip() for name in role.split(",") if name.strip())
     asyncio.run(_run(settings, wanted))
 
 

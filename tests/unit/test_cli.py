@@ -299,11 +299,20 @@ def test_a_role_that_cannot_begin_ends_its_log_with_the_reason() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_role_is_told_with_those_that_there_are() -> None:
-    done = run_apart("run", "--role", "core,emial", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
+def test_an_unknown_role_is_wrong_use_and_told_with_those_that_there_are() -> None:
+    found = run("run", "--role", "core,emial", "--config", "none.toml")
+    assert found.exit_code == 2
+    assert "--role: emial: no such role; there are core, email, sms, push, " in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize("section", ["", "[channels.push]\nwindow = 5\n"])
+def test_a_role_that_has_no_provider_is_told_what_it_lacks(section: str) -> None:
+    Path("carillon.toml").write_text(section)
+    done = run_apart("run", "--role", "core,push", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("carillon: --role emial: no such role; there are core, email, ")
+    assert line.startswith("carillon: --role push: no provider is configured for it")
+    assert "channels.push.providers" in line
 
 
 def test_a_state_directory_that_cannot_be_is_named() -> None:
