@@ -608,13 +608,14 @@ async def _apply(settings: Settings, directory: Path, *, dry_run: bool, prune: b
 
 
 @config.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print them on one line.")
 @_config
-def show(config: Path | None) -> None:
+def show(as_json: bool, config: Path | None) -> None:
     """Print every setting as it is in force; secrets are masked."""
     settings = load(config)
     found = _masked(settings)
     found["kafka"]["bootstrap_servers"] = bootstrap_servers(settings)
-    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    click.echo(orjson.dumps(found, option=0 if as_json else orjson.OPT_INDENT_2).decode())
 
 
 def _masked(value: Any) -> Any:

@@ -455,6 +455,12 @@ def test_a_secret_that_is_not_set_is_not_shown_as_set() -> None:
     assert found["kafka"]["sasl_password"] == ""
 
 
+def test_programs_may_ask_for_settings_as_for_any_report() -> None:
+    one_line = run("config", "show", "--json").stdout
+    assert one_line.count("\n") == 1
+    assert json.loads(one_line) == shown()
+
+
 def test_settings_are_shown_as_they_are_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("carillon.toml").write_text("[kafka]\ntopic_prefix = 'file.'\n[web]\nport = 1\n")
     monkeypatch.setenv("CARILLON_WEB__PORT", "2")
