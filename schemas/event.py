@@ -292,13 +292,25 @@ def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
         raise Unreadable(f"{len(value)} bytes; an event has at most {MAX_EVENT_BYTES}", Reason.TOO_LARGE)
     try:
         body = msgspec.json.decode(value)
-    except RecursionError:
-        raise Unreadable(f"(whole): {_TOO_DEEP}") from None
+    except RecursionError as error:
+        raise Unreadable(f"(whole): {_no_json(error, value)}") from None
     except ValueError as error:
-        raise Unreadable(f"not JSON: {error}") from None
+        raise Unreadable(_no_json(error, value)) from None
     if _needs_a_look(value):
         _check_inside(body)
     return body
+
+
+def _no_json(error: Exception, value: bytes) -> str:
+    """Why bytes could not be read as JSON."""
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
+    if isinstance(error, UnicodeDecodeError):  # it counts from the text's beginning, inside the record
+        try:
+            value.decode()
+        except UnicodeDecodeError as whole:
+            error = whole
+    return f"not JSON: {error}"
 
 
 def _needs_a_look(value: bytes) -> bool:
@@ -351,10 +363,8 @@ def _decoded(given: str, media_type: str | None) -> Any:
         raise Unreadable("data_base64: not base64") from None
     try:
         data = msgspec.json.decode(value)
-    except RecursionError:
-        raise Unreadable(f"data_base64: {_TOO_DEEP}") from None
-    except ValueError as error:
-        raise Unreadable(f"data_base64: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"data_base64: {_no_json(error, value)}") from None
     if _needs_a_look(value):
         _check_inside({"data_base64": data})
     return data

@@ -200,6 +200,14 @@ def test_what_is_no_json_object_is_refused(value: bytes | None, what: str) -> No
     assert len(str(found)) < 300
 
 
+@pytest.mark.parametrize("broken", [b"\xc3", b"\xff", b"\xed\xa0\x80", b"\xf0\x9f"])
+def test_what_is_not_utf_8_is_told_by_its_place_in_the_record(broken: bytes) -> None:
+    before = request(variables={"name": "zoë"})[:-3]
+    assert f" in position {len(before)}" in str(refused(before + broken + b'"}}'))
+    data = b'{"name": "' + broken + b'"}'
+    assert " in position 10" in str(refused(in_base64(data)))
+
+
 def test_more_than_a_megabyte_is_refused() -> None:
     room = MAX_EVENT_BYTES - len(request(variables={"a": ""}))
     assert read_event(request(variables={"a": "x" * room}), [], POSITION, NOON).data["a"] == "x" * room
