@@ -22,7 +22,9 @@ class _Rfc3339:
         )
         made_here = core_schema.datetime_schema(strict=True, tz_constraint="aware")
         return core_schema.custom_error_schema(
-            core_schema.json_or_python_schema(text, core_schema.union_schema([made_here, text])),
+            core_schema.json_or_python_schema(
+                text, core_schema.union_schema([text, made_here], mode="left_to_right")
+            ),
             custom_error_type="rfc_3339",
             custom_error_message="Input should be a time with its offset, such as 2026-01-31T12:00:00Z",
             serialization=core_schema.plain_serializer_function_ser_schema(
