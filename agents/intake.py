@@ -130,7 +130,7 @@ def _found_at(path: str, data: Any) -> Iterable[str]:
     try:
         return [_user_id(one) for one in _flat(_compiled(path)(data))]
     except ValidationError as error:
-        raise Unreadable(f"recipients, {path}: {first_problem(error)}") from None
+        raise Unreadable(f"recipients, {path}: {first_problem(error).removeprefix('(whole): ')}") from None
     except Exception as error:  # an expression runs over whatever upstream sends
         raise Unreadable(f"recipients, {path}: {error}") from None
 

@@ -93,14 +93,22 @@ class Roles:
 
     def names(self) -> tuple[str, ...]:
         """The roles that can run: core, status, and each channel that has a provider."""
-        return tuple(
-            role for role in ROLES if role in ("core", "status") or self.settings.channels.get(Channel(role))
-        )
+        channels = self.settings.channels
+        able = {str(channel) for channel, found in channels.items() if found.providers}
+        return tuple(role for role in ROLES if role in ("core", "status") or role in able)
+
+    def check(self, role: str) -> None:
+        """Raises SettingsError for a role that cannot run."""
+        if role not in ROLES:
+            raise SettingsError(f"--role {role}: no such role; there are {', '.join(ROLES)}")
+        if role not in self.names():
+            raise SettingsError(
+                f"--role {role}: no provider is configured for it; name one in channels.{role}.providers"
+            )
 
     def build(self, role: str) -> UnitApp:
         """The App of a role, with its stages. Raises SettingsError for a role that cannot run."""
-        if role not in self.names():
-            raise SettingsError(f"--role {role}: no such role; there are {', '.join(self.names())}")
+        self.check(role)
         app = self._app(role)
         if role == "core":
             self._core(app)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
 from pipeline.simulate import simulate_provider
 from schemas.event import milliseconds
+from schemas.times import read_time
 
 MAX_LINE = 1_000_000
 
@@ -68,9 +68,14 @@ _config = click.option(
 @_config
 def run(role: str, config: Path | None) -> None:
     """Run roles: all of them, or those of --role."""
+    wanted = tuple(name.strip() for name in role.split(",") if name.strip())
+    for name in wanted:
+        if name not in topics.ROLES:
+            raise click.BadParameter(
+                f"{name}: no such role; there are {', '.join(topics.ROLES)}", param_hint="--role"
+            )
     settings = load(config)
     _log(settings.log_level)
-    wanted = tuple(name.strip() for name in role.split(",") if name.strip())
     asyncio.run(_run(settings, wanted))
 
 
@@ -452,8 +457,8 @@ def _placed(settings: Settings, place: Sequence[str]) -> tuple[str, int, int]:
 
 def _moment(text: str | None) -> int | None:
     try:
-        return milliseconds(datetime.fromisoformat(text)) if text is not None else None
-    except (ValueError, TypeError):  # a time without a zone is none
+        return milliseconds(read_time(text)) if text is not None else None
+    except ValueError:
         raise click.BadParameter(
             f"{text}: not a time with its zone, such as 2026-09-21T14:00:00Z", param_hint="--before"
         ) from None
@@ -603,13 +608,14 @@ async def _apply(settings: Settings, directory: Path, *, dry_run: bool, prune: b
 
 
 @config.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print them on one line.")
 @_config
-def show(config: Path | None) -> None:
+def show(as_json: bool, config: Path | None) -> None:
     """Print every setting as it is in force; secrets are masked."""
     settings = load(config)
     found = _masked(settings)
     found["kafka"]["bootstrap_servers"] = bootstrap_servers(settings)
-    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    click.echo(orjson.dumps(found, option=0 if as_json else orjson.OPT_INDENT_2).decode())
 
 
 def _masked(value: Any) -> Any:

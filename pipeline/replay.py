@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from pipeline.settings import Settings, SettingsError
 from pipeline.topics import CHANGELOG_BYTES, client_options, group, partitions
 from schemas.control import Place, Replay
 from schemas.kinds import Channel
+from schemas.times import read_time
 
 GATES = (topics.USERS, topics.PREFERENCES, topics.DEVICES)
 """Read to their end before the others open; rewound only where one is asked for by its name."""
@@ -29,6 +31,7 @@ READS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What the group of each role reads, gates left out."""
 MAX_DIGITS = 19
+MOST_OFFSET = 2**63 - 1
 COORDINATOR_SECONDS = 8.0
 COORDINATOR_PAUSE = 0.1
 
@@ -79,28 +82,35 @@ def of_partition(settings: Settings, topic: str, partition: int, to: str) -> Wan
         raise Misused(f"--topic {topic}: no group of ours reads it; there are {readable}")
     if not 0 <= partition < (count := partitions(settings, role)):
         raise Misused(f"--partition {partition}: {plain} has {count}, from 0 on")
-    return Wanted(role, [TopicPartition(prefix + plain, partition)], _checked(to))
+    if not is_offset(to):
+        if _is_number(to):
+            raise Misused(f"--to {to}: an offset is a number from 0 to {MOST_OFFSET}")
+        _checked(to, "earliest, latest, an offset or a time")
+    return Wanted(role, [TopicPartition(prefix + plain, partition)], to)
 
 
-def _checked(to: str) -> str:
-    if to not in ("earliest", "latest") and not is_offset(to):
-        moment(to)
+def _checked(to: str, allowed: str = "earliest, latest or a time") -> str:
+    if to not in ("earliest", "latest"):
+        moment(to, allowed)
     return to
+
+
+_is_number = re.compile(r"[+-]?\d+(\.\d*)?").fullmatch
 
 
 def is_offset(to: str) -> bool:
     """Whether a place is an offset: in ASCII, for int() does not read every digit that there is."""
-    return to.isascii() and to.isdigit() and len(to) <= MAX_DIGITS
+    return to.isascii() and to.isdigit() and len(to) <= MAX_DIGITS and int(to) <= MOST_OFFSET
 
 
-def moment(text: str) -> int:
+def moment(text: str, allowed: str = "earliest, latest or a time") -> int:
     """An RFC 3339 time as milliseconds since the epoch. Raises Misused."""
     try:
-        found = datetime.fromisoformat(text)
+        found = read_time(text)
     except ValueError:
         found = None
-    if found is None or found.tzinfo is None or found < _EPOCH:
-        raise Misused(f"--to {text}: not earliest, latest or a time such as 2026-01-31T12:00:00Z")
+    if found is None or found < _EPOCH:
+        raise Misused(f"--to {text}: not {allowed} such as 2026-01-31T12:00:00Z")
     return (found - _EPOCH) // timedelta(milliseconds=1)
 
 

@@ -47,8 +47,7 @@ class Runner:
         self.roles = Roles(settings, self.catalogue, self.metrics, self.control.rewinds_of)
         self.names = names or self.roles.names()
         for name in self.names:
-            if name not in self.roles.names():
-                raise SettingsError(f"--role {name}: no such role; there are {', '.join(self.roles.names())}")
+            self.roles.check(name)
         self.apps: dict[str, UnitApp] = {}
         self.reader = CatalogueReader(settings, self.catalogue)
         self._keepers: list[asyncio.Task[None]] = []

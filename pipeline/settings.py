@@ -6,6 +6,7 @@ Unknown ones are refused with the nearest name. `docs/configuration.md` lists th
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,6 +40,18 @@ _OTHER_VARIABLES = {
 _ROLES = ("core", *(str(channel) for channel in Channel), "status")
 
 
+_server = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+)(?::([0-9]{1,5}))?").fullmatch
+
+
+def _servers(given: str) -> str:
+    """What is given, or ValueError for what the Kafka client would stumble over."""
+    for n, server in enumerate(given.split(",") if given else (), 1):
+        found = _server(server.strip())
+        if not found or not 0 < int(found[1] or 1) < 65_536:
+            raise ValueError(f"number {n} is not host:port (a port is a number from 1 to 65535)")
+    return given
+
+
 class Kafka(Section):
     """Where the broker is and how this process speaks to it."""
 
@@ -68,6 +81,11 @@ class Kafka(Section):
         description="partitions of a role's topics (core, status, email, sms, …), for new set-ups",
     )
     replication_factor: int = Field(1, ge=1, description="of the topics that we create")
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        return _servers(servers)
 
     @field_validator("partitions")
     @classmethod
@@ -479,5 +497,14 @@ def _secret(file: Path, name: str) -> SecretStr:
 
 
 def bootstrap_servers(settings: Settings) -> str:
-    """The broker to use: the setting, else KAFKA_BOOTSTRAP_SERVERS, else "" (embed one)."""
-    return settings.kafka.bootstrap_servers or os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+    """The broker to use: the setting, else KAFKA_BOOTSTRAP_SERVERS, else "" (embed one).
+
+    Raises SettingsError.
+    """
+    if settings.kafka.bootstrap_servers:
+        return settings.kafka.bootstrap_servers
+    found = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+    try:
+        return _servers(found)
+    except ValueError as error:
+        raise SettingsError(f"KAFKA_BOOTSTRAP_SERVERS: {error}") from None

@@ -1,5 +1,6 @@
 """What comes in on `events`: CloudEvents 1.0 or our own request, read into one form."""
 
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,13 +9,14 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from schemas import attachment
 from schemas.attachment import MAX_ATTACHMENTS
 from schemas.base import Frozen, encode
 from schemas.kinds import Channel, Priority, Reason
+from schemas.times import Time
 
 MAX_EVENT_BYTES = 1_000_000
 MAX_RECIPIENTS = 1_000
@@ -26,6 +28,7 @@ MAX_AHEAD = 366 * DAY
 """Milliseconds that something may be scheduled ahead."""
 MAX_LEVELS = 200
 """Of lists and objects within each other: far below what any of our readers takes."""
+_TOO_DEEP = f"more than {MAX_LEVELS} lists and objects within each other"
 
 _PRINTABLE = "^[^\\x00-\\x1f\\x7f-\\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_PRINTABLE)]
@@ -92,6 +95,26 @@ class Contact(Frozen):
         return "contact:" + blake2b(address.encode(), digest_size=12).hexdigest()
 
 
+_CONTACT, _USER_ID = "[contact]", "[user id]"
+
+
+def _kind_of_recipient(given: object) -> str | None:
+    if isinstance(given, (dict, Contact)):
+        return _CONTACT
+    return _USER_ID if isinstance(given, (str, int)) else None
+
+
+Recipient = Annotated[
+    Annotated[Contact, Tag(_CONTACT)] | Annotated[UserText, Tag(_USER_ID)],
+    Discriminator(
+        _kind_of_recipient,
+        custom_error_type="recipient",
+        custom_error_message="Input should be a user id or a contact",
+    ),
+]
+"""Told apart by its form, so that of a contact that is wrong its own field is named."""
+
+
 class DirectContent(Frozen):
     """Words given with the request, instead of a template."""
 
@@ -104,7 +127,7 @@ class Request(Frozen):
 
     event_type: Text
     user_id: UserText | None = None
-    recipients: tuple[Contact | UserText, ...] | None = Field(default=None, max_length=MAX_RECIPIENTS)
+    recipients: tuple[Recipient, ...] | None = Field(default=None, max_length=MAX_RECIPIENTS)
     segment: Text | None = None
     template_id: Text | None = None
     content: DirectContent | None = None
@@ -113,8 +136,8 @@ class Request(Frozen):
     idempotency_key: Text | None = None
     channels: tuple[Channel, ...] | None = None
     category: Text | None = None
-    scheduled_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    scheduled_at: Time | None = None
+    expires_at: Time | None = None
     locale: Text | None = None
     attachments: tuple[Text, ...] | None = Field(default=None, max_length=MAX_ATTACHMENTS)
     metadata: dict[str, Any] | None = None
@@ -139,7 +162,9 @@ class CloudEvent(Frozen):
     source: Text
     type: Text
     data: Any = None
-    time: AwareDatetime | None = None
+    data_base64: str | None = None
+    datacontenttype: str | None = None
+    time: Time | None = None
 
 
 class PlainRequest(msgspec.Struct, gc=False):
@@ -212,12 +237,12 @@ def read_event(value: bytes | None, headers: Sequence[tuple[str, bytes]], positi
     structured, attributes = _told_by(headers) if headers else (False, None)
     body = _parse(value, may_be_absent=attributes is not None)
     if attributes is not None:
-        body = attributes | {"data": body}
+        body = attributes | {"data": body, "data_base64": None}
     elif not isinstance(body, dict):
         raise Unreadable("not a JSON object")
     try:
         if attributes is not None or structured or "specversion" in body:
-            return _of_cloud_event(_read_cloud_event(body), body)
+            return _of_cloud_event(_read_cloud_event(body))
         request: Request = _read_request(body)
     except ValidationError as error:
         raise Unreadable(first_problem(error)) from None
@@ -267,13 +292,25 @@ def _parse(value: bytes | None, *, may_be_absent: bool) -> Any:
         raise Unreadable(f"{len(value)} bytes; an event has at most {MAX_EVENT_BYTES}", Reason.TOO_LARGE)
     try:
         body = msgspec.json.decode(value)
-    except RecursionError:
-        raise Unreadable(f"(whole): more than {MAX_LEVELS} lists and objects within each other") from None
+    except RecursionError as error:
+        raise Unreadable(f"(whole): {_no_json(error, value)}") from None
     except ValueError as error:
-        raise Unreadable(f"not JSON: {error}") from None
+        raise Unreadable(_no_json(error, value)) from None
     if _needs_a_look(value):
         _check_inside(body)
     return body
+
+
+def _no_json(error: Exception, value: bytes) -> str:
+    """Why bytes could not be read as JSON."""
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
+    if isinstance(error, UnicodeDecodeError):  # it counts from the text's beginning, inside the record
+        try:
+            value.decode()
+        except UnicodeDecodeError as whole:
+            error = whole
+    return f"not JSON: {error}"
 
 
 def _needs_a_look(value: bytes) -> bool:
@@ -291,7 +328,7 @@ def _check_inside(body: Any) -> None:
         if isinstance(value, str) and "\0" in value:
             raise Unreadable(f"{path or '(whole)'}: holds a NUL")
         if level > MAX_LEVELS and isinstance(value, (dict, list)):
-            raise Unreadable(f"{path[:MAX_NAME]}: more than {MAX_LEVELS} lists and objects within each other")
+            raise Unreadable(f"{path[:MAX_NAME]}: {_TOO_DEEP}")
         if isinstance(value, dict):
             for name, inner in value.items():
                 if "\0" in name:
@@ -303,24 +340,62 @@ def _check_inside(body: Any) -> None:
             )
 
 
-def _of_cloud_event(event: CloudEvent, body: Mapping[str, Any]) -> Event:
+def _of_cloud_event(event: CloudEvent) -> Event:
     data = event.data
+    if event.data_base64 is not None:
+        if data is not None:
+            raise Unreadable("data_base64: give data or data_base64, not both")
+        data = _decoded(event.data_base64, event.datacontenttype)
     if data is None:
-        if body.get("data_base64") is not None:
-            raise Unreadable("data_base64: not supported by this version", Reason.NOT_SUPPORTED)
         data = {}
     elif not isinstance(data, dict):
         data = {"value": data}
     return Event(event.source, event.id, event.type, data)
 
 
+def _decoded(given: str, media_type: str | None) -> Any:
+    """The JSON that `data_base64` holds. It is bounded as the event around it is."""
+    if media_type is not None and not _is_json(media_type):
+        raise Unreadable("data_base64: holds no JSON, says datacontenttype; other data is not read")
+    try:
+        value = binascii.a2b_base64(given, strict_mode=True)
+    except ValueError:
+        raise Unreadable("data_base64: not base64") from None
+    try:
+        data = msgspec.json.decode(value)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"data_base64: {_no_json(error, value)}") from None
+    if _needs_a_look(value):
+        _check_inside({"data_base64": data})
+    return data
+
+
+_is_json = re.compile(r"\s*([\w.+-]+/([\w.+-]+\+)?json)\s*(;.*)?", re.ASCII | re.I | re.S).fullmatch
+
+
+_NO_FIELDS = {_CONTACT, _USER_ID, "[key]"}
+"""What stands in pydantic's paths between the names that the sender knows."""
+_WORDS = {
+    "model_type": "Input should be an object", "dict_type": "Input should be an object",
+    "tuple_type": "Input should be a list", "list_type": "Input should be a list",
+}  # fmt: skip
+
+
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, as `field: what`, without the value."""
+    """The first thing that pydantic found wrong, as `field: what`, in words of JSON, without the value.
+
+    A rule over several fields names them itself.
+    """
     found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in found["loc"]) or "(whole)"
-    if _PRINTABLE in found["msg"]:
-        return f"{field}: holds a control character"
-    return f"{field}: {found['msg']}"
+    field, what = ".".join(str(part) for part in found["loc"] if part not in _NO_FIELDS), found["msg"]
+    if found["type"] == "value_error":
+        what = what.removeprefix("Value error, ")
+        return f"{field}: {what}" if field else what
+    if _PRINTABLE in what:
+        what = "holds a control character"
+    elif found["type"] == "too_long":
+        what = what.replace("Tuple", "List", 1)
+    return f"{field or '(whole)'}: {_WORDS.get(found['type'], what)}"
 
 
 def milliseconds(moment: datetime | None) -> int | None:

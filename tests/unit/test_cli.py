@@ -126,6 +126,7 @@ def test_the_version_is_the_packages() -> None:
         ("dlq", "redrive", "--to-provider", "outbox"),
         ("dlq", "purge", "--before", "some day"),
         ("dlq", "purge", "--before", "2026-09-21T14:00:00"),
+        ("dlq", "purge", "--before", "20260921T140000Z"),
         ("explain",),
         ("explain", "some"),
         ("explain", ID, "--event", "s", "e"),
@@ -283,6 +284,14 @@ def test_a_broker_that_is_away_is_told_in_one_line(words: tuple[str, ...]) -> No
     assert line.startswith("carillon: kafka.bootstrap_servers: no broker answers")
 
 
+@pytest.mark.parametrize("words", [*ASKING, ("doctor",), ("run",), ("config", "show")], ids=spelt)
+def test_a_broker_that_cannot_be_one_is_told_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:notaport")
+    failed(run(*arguments(words)), "KAFKA_BOOTSTRAP_SERVERS: number 1 is not host:port")
+
+
 def test_a_role_that_cannot_begin_ends_its_log_with_the_reason() -> None:
     done = run_apart("run", "--role", "core", KAFKA_BOOTSTRAP_SERVERS=NOBODY, CARILLON_STATE_DIR="state")
     assert done.returncode == 1
@@ -290,11 +299,20 @@ def test_a_role_that_cannot_begin_ends_its_log_with_the_reason() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_role_is_told_with_those_that_there_are() -> None:
-    done = run_apart("run", "--role", "core,emial", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
+def test_an_unknown_role_is_wrong_use_and_told_with_those_that_there_are() -> None:
+    found = run("run", "--role", "core,emial", "--config", "none.toml")
+    assert found.exit_code == 2
+    assert "--role: emial: no such role; there are core, email, sms, push, " in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize("section", ["", "[channels.push]\nwindow = 5\n"])
+def test_a_role_that_has_no_provider_is_told_what_it_lacks(section: str) -> None:
+    Path("carillon.toml").write_text(section)
+    done = run_apart("run", "--role", "core,push", KAFKA_BOOTSTRAP_SERVERS=NOBODY)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("carillon: --role emial: no such role; there are core, email, ")
+    assert line.startswith("carillon: --role push: no provider is configured for it")
+    assert "channels.push.providers" in line
 
 
 def test_a_state_directory_that_cannot_be_is_named() -> None:
@@ -435,6 +453,12 @@ def test_a_secret_that_is_not_set_is_not_shown_as_set() -> None:
     found = shown()
     assert found["operator_token"] is None
     assert found["kafka"]["sasl_password"] == ""
+
+
+def test_programs_may_ask_for_settings_as_for_any_report() -> None:
+    one_line = run("config", "show", "--json").stdout
+    assert one_line.count("\n") == 1
+    assert json.loads(one_line) == shown()
 
 
 def test_settings_are_shown_as_they_are_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Reading events: both formats as they are meant, and whatever else is refused with the field's name."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,6 +9,7 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import schemas.event
 from agents.intake import notify, take_in
@@ -142,6 +144,8 @@ def test_without_a_key_the_record_itself_is_the_identity() -> None:
     ("given", "expected"),
     [
         ("1970-01-01T00:00:00.001Z", 1),
+        ("1970-01-01t00:00:00.001999999z", 1),
+        ("1970-01-01 00:00:00.001-00:00", 1),
         ("2026-10-01T08:00:00.123+02:00", 1_790_834_400_123),
         ("1969-12-31T23:59:59.999Z", -1),
         ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
@@ -196,6 +200,14 @@ def test_what_is_no_json_object_is_refused(value: bytes | None, what: str) -> No
     assert len(str(found)) < 300
 
 
+@pytest.mark.parametrize("broken", [b"\xc3", b"\xff", b"\xed\xa0\x80", b"\xf0\x9f"])
+def test_what_is_not_utf_8_is_told_by_its_place_in_the_record(broken: bytes) -> None:
+    before = request(variables={"name": "zoë"})[:-3]
+    assert f" in position {len(before)}" in str(refused(before + broken + b'"}}'))
+    data = b'{"name": "' + broken + b'"}'
+    assert " in position 10" in str(refused(in_base64(data)))
+
+
 def test_more_than_a_megabyte_is_refused() -> None:
     room = MAX_EVENT_BYTES - len(request(variables={"a": ""}))
     assert read_event(request(variables={"a": "x" * room}), [], POSITION, NOON).data["a"] == "x" * room
@@ -203,6 +215,11 @@ def test_more_than_a_megabyte_is_refused() -> None:
     assert found.reason is Reason.TOO_LARGE
 
 
+NO_TIMES: list[Any] = [
+    1_700_000_000, 4_000_000_000, 4_000_000_000_000, 1.5, True, "4000000000", "4000000000.5", "2026-10-01",
+    "2026-10-01T08:00:00", "2026-10-01T08:00Z", "20261001T080000Z", "2026-10-01T08:00:00+0200",
+    "2026-13-01T08:00:00Z", "２026-10-01T08:00:00Z", "2026-10-01T08:00:00Z\n", "", [], {},
+]  # fmt: skip
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"event_type": None}, "event_type"),
     ({"event_type": 5}, "event_type"),
@@ -234,7 +251,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": [1]}, "metadata"),
     ({"metadata": {"a": "x" * MAX_METADATA_BYTES}}, "metadata"),
     ({"expires_at": "soon"}, "expires_at"),
-    ({"expires_at": "2026-10-01T08:00:00"}, "expires_at"),
+    *(
+        ({name: moment}, f"{name}: Input should be a time")
+        for name in ("expires_at", "scheduled_at")
+        for moment in NO_TIMES
+    ),
     ({"content": {"subject": "a"}}, "content.body"),
     ({"content": {"subject": "a\nBcc: b@example.com", "body": "b"}}, "content.subject"),
     ({"content": {"body": "b"}, "template_id": "t"}, "template_id or content"),
@@ -269,6 +290,44 @@ def test_a_cloud_event_with_a_wrong_attribute_is_refused_by_its_name(field: str,
     assert str(refused(cloud_event(**{field: value}))).startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"user_id": None, "recipients": [{}]}, "recipients.0: a contact needs a user_id or an address"),
+        ({"user_id": None, "recipients": [{"email": "a\n"}]},
+         "recipients.0.email: holds a control character"),
+        ({"user_id": None, "recipients": ["u", {"phone": 5}]},
+         "recipients.1.phone: Input should be a valid string"),
+        ({"user_id": None, "recipients": ["u", "a\n"]}, "recipients.1: holds a control character"),
+        ({"user_id": None, "recipients": [True]}, "recipients.0: Input should be a string or an integer"),
+        ({"user_id": None, "recipients": [1.5]}, "recipients.0: Input should be a user id or a contact"),
+        ({"user_id": None, "recipients": [None]}, "recipients.0: Input should be a user id or a contact"),
+        ({"user_id": None, "recipients": "u"}, "recipients: Input should be a list"),
+        ({"user_id": None, "recipients": ["u"] * 1_001},
+         "recipients: List should have at most 1000 items after validation, not 1001"),
+        ({"recipients": ["u"]}, "give exactly one of user_id, recipients, segment"),
+        ({"user_id": "a\n"}, "user_id: holds a control character"),
+        ({"content": "Hello"}, "content: Input should be an object"),
+        ({"variables": []}, "variables: Input should be an object"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_the_words_of_the_sender(fields: dict[str, Any], told: str) -> None:
+    assert str(refused(request(**fields))) == told
+
+
+@pytest.mark.parametrize("moment", NO_TIMES)
+def test_the_time_of_a_cloud_event_is_a_time(moment: Any) -> None:
+    assert str(refused(cloud_event(time=moment))).startswith("time: Input should be a time")
+
+
+def test_a_time_that_is_made_here_has_its_zone_too() -> None:
+    noon = datetime(2026, 10, 1, 12, tzinfo=UTC)
+    made = Request(event_type="t", user_id="u", expires_at=noon)
+    assert Request.model_validate_json(made.to_json()) == made
+    with pytest.raises(ValidationError, match="expires_at"):
+        Request(event_type="t", user_id="u", expires_at=noon.replace(tzinfo=None))
+
+
 def test_attachments_must_last_until_they_are_due() -> None:
     id = f"{'a' * 32}-5-{TODAY + 20}"
     for scheduled, told in ((TODAY + 20, None), (TODAY + 21, "2026-10-11")):
@@ -283,9 +342,65 @@ def test_attachments_must_last_until_they_are_due() -> None:
             assert str(refused(value)) == f"attachments.0: is kept for what is due until {told}"
 
 
-def test_what_this_version_does_not_do_is_told_apart() -> None:
-    event = orjson.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data_base64": "AA=="})
-    assert refused(event).reason is Reason.NOT_SUPPORTED
+def in_base64(data: bytes, **fields: Any) -> bytes:
+    """A CloudEvent whose data is these bytes."""
+    return cloud_event(data_base64=base64.b64encode(data).decode(), **({"data": None} | fields))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "application/json", "Application/JSON; charset=utf-8", "text/json", "application/x.y-z+json"],
+)
+def test_data_in_base64_is_read_as_data_is(kind: str | None) -> None:
+    def data(of: bytes) -> Any:
+        return read_event(in_base64(of, datacontenttype=kind), [], POSITION, NOON).data
+
+    assert data('{"customer": {"id": "zoë"}}'.encode()) == {"customer": {"id": "zoë"}}
+    assert data(b"[1, 2]") == {"value": [1, 2]}
+    assert data(b"null") == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"data_base64": "e30"}, "not base64"),
+        ({"data_base64": "e30=\n"}, "not base64"),
+        ({"data_base64": "e3_-"}, "not base64"),
+        ({"data_base64": "é"}, "not base64"),
+        ({"data_base64": 5}, "a valid string"),
+        ({"data_base64": ["e30="]}, "a valid string"),
+        ({"data_base64": ""}, "not JSON"),
+        ({"data_base64": "AA=="}, "not JSON"),
+        ({"data_base64": "eyJhIjog"}, "not JSON"),
+        ({"data_base64": "e30=", "data": {"a": 1}}, "data or data_base64, not both"),
+        ({"data_base64": "e30=", "data": False}, "data or data_base64, not both"),
+        ({"data_base64": "e30=", "datacontenttype": "application/xml"}, "holds no JSON"),
+        ({"data_base64": "e30=", "datacontenttype": "application/jsonl"}, "holds no JSON"),
+        ({"data_base64": "e30=", "datacontenttype": ""}, "holds no JSON"),
+    ],
+)
+def test_what_data_in_base64_does_not_hold_is_told(fields: dict[str, Any], what: str) -> None:
+    found = refused(cloud_event(**({"data": None} | fields)))
+    assert str(found).startswith("data_base64: ")
+    assert what in str(found)
+    assert found.reason is Reason.UNREADABLE
+
+
+def test_data_in_base64_is_as_free_of_nuls_as_deep_and_as_large_as_data() -> None:
+    assert str(refused(in_base64(b'{"a": ["\\u0000"]}'))) == "data_base64.a.0: holds a NUL"
+    for levels in (201, 1_000, 100_000):
+        found = str(refused(in_base64(b"[" * levels + b"]" * levels)))
+        assert found.startswith("data_base64") and "more than 200 lists" in found
+    assert read_event(in_base64(b"[" * 150 + b"]" * 150), [], POSITION, NOON).data["value"]
+    assert refused(in_base64(b'"' + b"x" * MAX_EVENT_BYTES + b'"')).reason is Reason.TOO_LARGE
+
+
+def test_a_header_of_a_binary_event_holds_no_data() -> None:
+    headers = [
+        ("ce_specversion", b"1.0"), ("ce_id", b"e"), ("ce_source", b"s"), ("ce_type", b"t"),
+        ("ce_data_base64", b"e30="),
+    ]  # fmt: skip
+    assert read_event(b'{"a": 1}', headers, POSITION, NOON).data == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -366,7 +481,7 @@ FIELDS = (
 odd = st.sampled_from(
     ["u", "", " ", "\u200b", "\u061c", "\x7f", "\u2028", "a\nb", "é", "x" * 513, 5, 2**70, 1.5, True,
      None, [], {}, "high", "medium", "normal", ["email"], ["email", "pigeon"],
-     {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
+     1_700_000_000, "1700000000", "2026-10-01T08:00:00Z", {"a": 1}, {"a": 2**70, "b": [None, -(2**64)]}]
 )  # fmt: skip
 
 
@@ -400,12 +515,13 @@ values = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 )
 fields = st.sampled_from(
-    ["specversion", "id", "source", "type", "data", "time", "event_type", "user_id", "recipients", "segment",
+    ["specversion", "id", "source", "type", "data", "data_base64", "datacontenttype", "time", "event_type",
+     "user_id", "recipients", "segment",
      "template_id", "content", "variables", "priority", "idempotency_key", "channels", "category",
      "scheduled_at", "expires_at", "locale", "attachments", "metadata"]
 )  # fmt: skip
 sensible = st.sampled_from(
-    ["1.0", "u", 5, "shop.order.confirmed", ["email"], {"customer": {"id": "u"}}, "high"]
+    ["1.0", "u", 5, "shop.order.confirmed", ["email"], {"customer": {"id": "u"}}, "high", "e30=", "text/json"]
 )
 bodies = st.dictionaries(fields, sensible | values, max_size=8)
 headers_of_all_kinds = st.lists(

@@ -186,7 +186,7 @@ def test_the_short_way_for_plain_paths_finds_what_jmespath_finds(value: Any, pat
 @pytest.mark.parametrize("bad", ["a\nb", "a\x00b", "x" * 513, "a\u202eb"])
 def test_a_recipient_that_cannot_be_a_key_is_refused_by_its_path(bad: str) -> None:
     event = read_event(cloud_event(), [], "p", NOON)._replace(data={"customer": {"id": bad}})
-    with pytest.raises(Unreadable, match=r"recipients, customer\.id: ") as found:
+    with pytest.raises(Unreadable, match=r"recipients, customer\.id: (?!\(whole\))") as found:
         intake.recipients(event, a_workflow())
     assert bad not in str(found.value)
     assert str(found.value).isprintable()

@@ -63,9 +63,12 @@ def test_a_record_without_a_time_is_the_oldest_of_all() -> None:
         (topics.USERS, user(email="a@example.com\r\nBcc: b@example.com"), "email"),
         (topics.USERS, user(user_id="somebody else"), "user_id"),
         (topics.PREFERENCES, user(user_id="somebody else"), "user_id"),
-        (topics.PREFERENCES, user(channels={"fax": True}), "channels"),
+        (topics.PREFERENCES, user(channels={"fax": True}), "^channels.fax: Input should be 'email'"),
+        (topics.PREFERENCES, b"[]", "^.whole.: Input should be an object$"),
         (topics.PREFERENCES, user(frequency_limit=-1), "frequency_limit"),
         (topics.PREFERENCES, user(quiet_hours={"start": "25:00", "end": "07:00"}), "quiet_hours.start"),
+        (topics.PREFERENCES, user(quiet_hours={"start": "22:00", "end": "0٧:00"}), "quiet_hours.end"),
+        (topics.PREFERENCES, user(quiet_hours={"start": 79_200, "end": "07:00"}), "quiet_hours.start"),
         (topics.DEVICES, user(token="t", platform="toaster"), "platform"),
     ],
 )

@@ -1,5 +1,6 @@
 """Replay: what is asked for becomes places; what would come of them is foreseen as the stages decide it."""
 
+import re
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -68,17 +69,34 @@ def test_a_time_is_a_moment_in_any_zone(text: str) -> None:
     assert moment(text) == 1_769_860_800_000
 
 
-@pytest.mark.parametrize("text", ["", "now", "2026-01-31", "12", "-5", "2026-01-31T12:00:00"])
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-01-31", "12", "-5", "2026-01-31T12:00:00", "20260131T120000Z"]
+)
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(Misused, match="--to"):
         moment(text)
 
 
-@pytest.mark.parametrize("to", ["²", "٣", "1²", "9" * 20, "9" * 5_000])
-def test_an_offset_is_a_number_that_one_could_be(tmp_path: Any, to: str) -> None:
-    with pytest.raises(Misused, match=f"--to {to[:20]}.*: not earliest, latest or a time"):
+NUMBERS = ["٣", "9" * 20, "9" * 5_000, str(2**63), "-1", "+1", "1.5"]
+
+
+@pytest.mark.parametrize("to", NUMBERS)
+def test_a_number_that_is_no_offset_is_told_what_one_is(tmp_path: Any, to: str) -> None:
+    told = f"--to {re.escape(to)}: an offset is a number from 0 to 9223372036854775807"
+    with pytest.raises(Misused, match=told):
         of_partition(settings(tmp_path), "events", 0, to)
-    with pytest.raises(Misused, match=f"--to {to[:20]}"):
+    assert of_partition(settings(tmp_path), "events", 0, str(2**63 - 1)).to == str(2**63 - 1)
+
+
+@pytest.mark.parametrize("to", ["²", "1²", "", "now", "20260131T120000Z"])
+def test_an_offset_is_among_what_a_partition_may_begin_at(tmp_path: Any, to: str) -> None:
+    with pytest.raises(Misused, match=f"--to {to}: not earliest, latest, an offset or a time such as"):
+        of_partition(settings(tmp_path), "events", 0, to)
+
+
+@pytest.mark.parametrize("to", ["²", "1²", *NUMBERS])
+def test_a_group_begins_at_no_offset(tmp_path: Any, to: str) -> None:
+    with pytest.raises(Misused, match="--to"):
         of_group(settings(tmp_path), "core", to)
 
 

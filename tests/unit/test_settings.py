@@ -1,7 +1,7 @@
 """Settings: where they come from, what is refused and how it is told, and that secrets stay secret."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,34 @@ def test_the_common_variable_names_the_broker_only_where_no_setting_does(
         if value is not None:
             monkeypatch.setenv(variable, value)
     assert bootstrap_servers(loaded(toml)) == expected
+
+
+@pytest.mark.parametrize(
+    ("servers", "wrong"),
+    [
+        ("a:b", 1), ("127.0.0.1:notaport", 1), ("a:1,b:", 2), ("a:1,b:0", 2), ("a:65536", 1), ("a:-1", 1),
+        ("a:1,,b:1", 2), ("a:1,", 2), (" ", 1), (":9092", 1), ("kafka://a:1", 1), ("[::1", 1), ("::1", 1),
+        ("[x]:1", 1), ("a b:1", 1), ("a:\u0661", 1), ("a:1\nb:1", 1),
+        ("a", None), ("a:1", None), ("a:65535, b-c.example:9092", None), ("[::1]:9092,[::1]", None),
+    ],
+)  # fmt: skip
+def test_where_the_broker_is_must_be_hosts_and_ports(
+    monkeypatch: pytest.MonkeyPatch, servers: str, wrong: int | None
+) -> None:
+    def told(load: Callable[[], Any]) -> str:
+        with pytest.raises(SettingsError) as found:
+            load()
+        return str(found.value)
+
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    if wrong is None:
+        assert bootstrap_servers(given()) == servers
+        assert given(kafka={"bootstrap_servers": servers}).kafka.bootstrap_servers == servers
+        return
+    what = f": number {wrong} is not host:port"
+    assert f"KAFKA_BOOTSTRAP_SERVERS{what}" in told(lambda: bootstrap_servers(given()))
+    assert f"kafka.bootstrap_servers{what}" in told(lambda: given(kafka={"bootstrap_servers": servers}))
+    assert bootstrap_servers(given(kafka={"bootstrap_servers": "a:1"})) == "a:1"
 
 
 # -- variables
