@@ -1,11 +1,12 @@
 """Errors as programs get them: application/problem+json (RFC 9457) that names the field."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.responses import JSONResponse
 
 MEDIA_TYPE = "application/problem+json"
@@ -51,6 +52,13 @@ def answer(
     if fields:
         body["errors"] = [field.model_dump() for field in fields]
     return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def too_large(scope: Mapping[str, Any]) -> JSONResponse:
+    """The response to a body that is larger than its route takes."""
+    most = scope.get(MAX_BODY_SIZE_SCOPE_KEY)
+    detail = "body: is too large" if most is None else f"body: at most {most} bytes are taken here"
+    return answer(413, detail, [FieldProblem(field="body", detail=detail)])
 
 
 def of_validation(error: RequestValidationError) -> JSONResponse:
