@@ -225,6 +225,27 @@ async def test_a_rollback_publishes_the_template_with_that_version_as_its_curren
 # -- the pages of templates
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (r'{"variables":{"gift":{"from":"\ud800"}}}', "variables.gift.from"),
+        (r'{"variables":{"all":[1,["x","a\udfffb"]]}}', "variables.all.1.1"),
+        (r'{"variables":{"\ud800":1}}', "variables"),
+        (r'{"variables":{"gift":{"\ud800":1}}}', "variables.gift"),
+        (r'{"variant":"\ud800"}', "variant"),
+        (r'{"locale":"\ud800"}', "locale"),
+    ],
+)
+async def test_half_a_character_is_refused_by_the_name_of_its_field(
+    office: Office, body: str, field: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    path = "/api/v1/templates/order/preview"
+    is_problem(await send(office, "POST", path, content=body.encode(), headers=headers), 422, field)
+    whole = body.replace("ud800", "ud83d\\ude00").replace("udfff", "ud83d\\ude00").encode()
+    assert (await send(office, "POST", path, content=whole, headers=headers)).status_code == 200
+
+
 async def test_the_pages_of_templates_show_them_and_their_preview(office: Office) -> None:
     assert "There is no template yet" in (await send(Office(), "GET", "/console/templates")).text
     page = (await send(office, "GET", "/console/templates")).text
