@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from agents.render import TemplateBroken
 from agents.versions import VersionGone
@@ -70,6 +70,8 @@ class Workflows(BaseModel):
 class PreviewOf(BaseModel):
     """Which version to fill (null: the current one), and with what; of which locale and variant."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     version: int | None = Field(default=None, ge=1)
     variables: dict[str, Any] = {}
     locale: str | None = None
@@ -95,6 +97,8 @@ class Previewed(BaseModel):
 
 class RollbackTo(BaseModel):
     """The version that is to be current."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int = Field(ge=1)
 

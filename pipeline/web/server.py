@@ -45,6 +45,8 @@ from pipeline.web.views import Desk
 Readiness = Mapping[str, bool]
 """Role -> whether it is recovered, at work and committing."""
 
+UNREAD = "There was an error parsing the body"
+"""What the framework says of a body that is no text, or nested too deeply."""
 HEAD_BYTES = 32 << 10
 CONNECTIONS = 512
 GRACE_SECONDS = 3
@@ -167,6 +169,8 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
     async def other(request: Request, error: HTTPException) -> Response:
         if error.status_code == 413 and not is_page(request):
             return problem.too_large(request.scope)
+        if error.status_code == 400 and error.detail == UNREAD and not is_page(request):
+            return problem.of_body(error.__cause__)
         if is_page(request):
             return pages.missing(
                 request, "No such page", f"{request.url.path} leads nowhere.", error.status_code
