@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import msgspec
 import orjson
 
-from schemas.ids import packed
+from schemas.ids import packed, user_hash
 from schemas.kinds import Reason, State
 from schemas.message import Contents
 from schemas.status import STEP, Status, rfc3339
@@ -81,16 +81,19 @@ def of_user(rows: Rows, user_id: str, most: int) -> Iterator[History]:
             yield orjson.loads(row)
 
 
-def of_event(rows: Rows, source: str, event: str) -> Iterator[History]:
-    """The histories of an upstream event."""
-    prefix = _event_key(source, event)
+def of_event(rows: Rows, source: str, event: str, user_id: str | None = None) -> Iterator[History]:
+    """The histories of an upstream event, in the order of their ids; of one user alone, if that is named."""
+    prefix = event_key(source, event)
+    if user_id is not None:
+        prefix += user_hash(user_id).to_bytes(4)  # ids begin with it
     for found, _ in rows.scan(prefix):
-        row = rows.get(NOTIFICATIONS + found[len(prefix) :])
-        if row is not None:
-            yield orjson.loads(row)
+        row = rows.get(NOTIFICATIONS + found[-16:])
+        if row is not None and ((history := orjson.loads(row))["user_id"] == user_id or user_id is None):
+            yield history
 
 
-def _event_key(source: str, event: str) -> bytes:
+def event_key(source: str, event: str) -> bytes:
+    """What the index keys of an upstream event begin with; the packed id of a notification follows."""
     return BY_EVENT + source.encode() + b"\0" + event.encode() + b"\0"
 
 
@@ -98,7 +101,7 @@ def _begin(rows: Rows, status: Status) -> History:
     """A fresh row with its two indexes: by user, newest first, and by event."""
     newest_first = (2**63 - status.event_at).to_bytes(8)
     rows.put(BY_USER + status.user_id.encode() + b"\0" + newest_first + packed(status.notification_id), b"")
-    rows.put(_event_key(status.event.source, status.event.id) + packed(status.notification_id), b"")
+    rows.put(event_key(status.event.source, status.event.id) + packed(status.notification_id), b"")
     return {
         "id": status.notification_id,
         "user_id": status.user_id,
@@ -312,7 +315,7 @@ def forget(rows: Rows, key: bytes, value: bytes, oldest: int) -> None:
             _count(rows, COUNTS + b"|duplicate", -history["duplicates"])
         rows.delete(NOTIFICATIONS + id_)
         if event := history["event"]:
-            rows.delete(_event_key(event["source"], event["id"]) + id_)
+            rows.delete(event_key(event["source"], event["id"]) + id_)
     rows.delete(key)
 
 

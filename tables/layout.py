@@ -186,11 +186,23 @@ def _named(*names: str) -> Callable[[bytes], Any]:
 
 
 def _claim(raw: bytes) -> dict[str, Any]:
-    claim = msgspec.json.decode(raw, type=claims.Claim)
-    found = {name: getattr(claim, name) for name in claim.__struct_fields__}
-    found["origin"] = {**msgspec.structs.asdict(claim.origin), "at": rfc3339(claim.origin.at)}
-    found["pinned"] = [veiled(msgspec.structs.asdict(pinned)) for pinned in claim.pinned]
+    found: dict[str, Any] = plain(msgspec.json.decode(raw, type=claims.Claim))
+    found["origin"]["at"] = rfc3339(found["origin"]["at"])
+    if (instead := found["instead"]) and instead["due"] is not None:
+        instead["due"] = rfc3339(instead["due"])
+    found["pinned"] = veiled(found["pinned"])
     return found
+
+
+def plain(value: Any) -> Any:
+    """A struct as JSON has it, by the names of its fields, with whatever structs stand in it."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return value
 
 
 def _wait(raw: bytes) -> dict[str, Any]:
@@ -217,7 +229,7 @@ def _cursor(raw: bytes) -> dict[str, Any]:
 
 def _watch(raw: bytes) -> dict[str, Any]:
     watch = msgspec.msgpack.decode(raw, type=watches.Watch)
-    return {"targets": watch.targets, "at": rfc3339(watch.at), "record": said(_timed, watch.following)}
+    return {"targets": list(watch.targets), "at": rfc3339(watch.at), "record": said(_timed, watch.following)}
 
 
 def _awaited(raw: bytes) -> list[str]:

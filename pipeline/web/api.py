@@ -4,19 +4,25 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.web import listing, shown
 from pipeline.web import rows as of_tables
-from pipeline.web import shown
+from pipeline.web.listing import BadCursor as BadListingCursor
+from pipeline.web.listing import Sought
 from pipeline.web.problem import Wrong, described
-from pipeline.web.providers import State
+from pipeline.web.providers import State as BreakerState
 from pipeline.web.rows import BadCursor, NoSuchTable, Tables
 from pipeline.web.tasks import Tasks
+from pipeline.web.times import Time
 from pipeline.web.views import Desk, NotHeld
-from schemas.kinds import Channel
+from schemas.event import Request, milliseconds
+from schemas.kinds import Channel, State
 from tables.history import History
 
 MOST = 500
+OURS: str = Request.model_fields["source"].default
+"""The source of a request that names none."""
 
 
 class Event(BaseModel):
@@ -103,6 +109,28 @@ class Notifications(BaseModel):
     notifications: list[Notification]
     next_cursor: str | None
     partitions: Partitions
+
+
+Given = Annotated[str | None, Field(min_length=1)]
+
+
+class Asked(BaseModel):
+    """Which notifications are asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user_id: Given = Field(None, description="whose: newest first")
+    source: Given = Field(None, description="of the event, with event_id; or of the request, if it named one")
+    event_id: Given = Field(None, description="of the event, with source")
+    idempotency_key: Given = Field(None, description=f"of a request; without source, of one by {OURS!r}")
+    channel: Channel | None = Field(None, description="those that have something on this channel")
+    status: State | None = Field(
+        None, description="those whose `state` is this one; with channel, that channel's in `channels`"
+    )
+    since: Time | None = Field(None, description="of events at this time or later (RFC 3339)")
+    until: Time | None = Field(None, description="of events before this time (RFC 3339)")
+    limit: int = Field(50, ge=1, le=MOST)
+    cursor: str | None = Field(None, description="`next_cursor` of the page before, with the same parameters")
 
 
 class Latency(BaseModel):
@@ -221,7 +249,7 @@ class Breaker(BaseModel):
     channel: Channel
     name: str
     kind: str
-    state: State
+    state: BreakerState
     failures: int
     seconds: float
     under_way: int
@@ -258,36 +286,24 @@ def router(
         return Notification.model_validate(shown.notification(found))
 
     @routes.get("/notifications")
-    async def notifications(
-        user_id: Annotated[str | None, Query(min_length=1)] = None,
-        source: Annotated[str | None, Query(min_length=1)] = None,
-        event_id: Annotated[str | None, Query(min_length=1)] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
-        cursor: Annotated[
-            str | None, Query(description="with user_id: `next_cursor` of the page before")
-        ] = None,
-    ) -> Notifications:
-        """A user's notifications, or what came of an event."""
-        if (user_id is None) == (source is None and event_id is None):
-            raise Wrong(422, "ask by user_id, or by source and event_id", "user_id", "source", "event_id")
-        if user_id is None and source is None:
-            raise Wrong(422, "event_id goes with source", "source")
-        if user_id is None and event_id is None:
-            raise Wrong(422, "source goes with event_id", "event_id")
-        after = _found(desk, cursor, "cursor") if cursor is not None else None
-        if cursor is not None and (after is None or after["user_id"] != user_id):
-            raise Wrong(422, "not a cursor of this user", "cursor")
+    async def notifications(asked: Annotated[Asked, Query()]) -> Notifications:
+        """Notifications of a user, of an event, or of a request.
+
+        Needed is one of: `user_id`; `source` with `event_id`; `idempotency_key`, with `source` where the
+        request named one. `user_id` goes with `idempotency_key` too. `channel`, `status`, `since` and `until`
+        narrow what is found. What one page looks at is bounded: it may hold fewer notifications than `limit`,
+        or none, and still have a cursor. Parameters that are not known are refused.
+        """
         try:
-            if user_id is not None:
-                found = desk.of_user(user_id, limit + 1, after)
-            else:
-                found = desk.of_event(source or "", event_id or "", limit)
+            found = listing.page(desk, _sought(asked), asked.limit, asked.cursor)
+        except BadListingCursor as error:
+            raise Wrong(422, str(error), "cursor") from None
         except NotHeld as error:
             raise Wrong(503, str(error)) from None
         rows, of = desk.held()
         return Notifications(
-            notifications=[Notification.model_validate(shown.notification(one)) for one in found[:limit]],
-            next_cursor=found[limit - 1]["id"] if len(found) > limit else None,
+            notifications=[Notification.model_validate(shown.notification(one)) for one in found.histories],
+            next_cursor=found.cursor,
             partitions=Partitions(open=len(rows), of=of),
         )
 
@@ -308,6 +324,27 @@ def router(
 
     _add_tables(routes, tables)
     return routes
+
+
+def _sought(asked: Asked) -> Sought:
+    """What is asked for. Raises Wrong for what does not go together, and where nothing says whose it is."""
+    user, source, event, key = asked.user_id, asked.source, asked.event_id, asked.idempotency_key
+    if event is not None and key is not None:
+        raise Wrong(422, "give event_id or idempotency_key", "event_id", "idempotency_key")
+    if user is None and source is None and event is None and key is None:
+        needed = "ask by user_id, by source and event_id, or by idempotency_key; the others narrow these"
+        raise Wrong(422, needed, "user_id", "source", "event_id", "idempotency_key")
+    if key is not None:
+        source, event = source or OURS, key
+    elif user is not None and (source is not None or event is not None):
+        raise Wrong(422, "ask by user_id, or by source and event_id", "user_id", "source", "event_id")
+    elif user is None and source is None:
+        raise Wrong(422, "event_id goes with source", "source")
+    elif user is None and event is None:
+        raise Wrong(422, "source goes with event_id, or with idempotency_key", "event_id")
+    return Sought(
+        user, source, event, asked.channel, asked.status, milliseconds(asked.since), milliseconds(asked.until)
+    )
 
 
 def _add_tables(routes: APIRouter, tables: Tables) -> None:

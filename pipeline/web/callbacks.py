@@ -57,7 +57,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         found += chunk
         if len(found) > BYTES:
-            raise Wrong(413, f"at most {BYTES} bytes are taken here")
+            raise Wrong(413, f"body: at most {BYTES} bytes are taken here", "body")
     return bytes(found)
 
 

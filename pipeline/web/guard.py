@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from pipeline.web import problem
 from pipeline.web.session import Sessions
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 64 << 10
 URL_BYTES = 16 << 10
+FAILED = "Something failed here; the log says what.\n"
+LIMITER_SAYS = b"Content Too Large"
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 SIGN_IN = "/console/sign-in"
 MACHINES = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -74,15 +77,21 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
-        begun = False
+        begun = replaced = False
 
         async def with_headers(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, replaced
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
+                if _is_of_the_limiter(scope, message["status"], headers):
+                    replaced = True
+                    await problem.too_large(scope)(scope, receive, with_headers)
+                    return
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+            elif replaced and message.get("body") == LIMITER_SAYS:
+                return
             await send(message)
 
         try:
@@ -90,9 +99,7 @@ class Guard:
         except Exception:
             log.exception("%s failed", scope.get("route") or "a page")
             if not begun:
-                await PlainTextResponse("Something failed here; the log says what.\n", 500)(
-                    scope, receive, with_headers
-                )
+                await PlainTextResponse(FAILED, 500)(scope, receive, with_headers)
 
     def _stop(self, scope: Scope) -> Response | None:
         """The answer to what may not pass."""
@@ -129,6 +136,12 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and self.sessions.is_open(cookie.value)
+
+
+def _is_of_the_limiter(scope: Scope, status: int, headers: Headers) -> bool:
+    """Whether the framework refuses a body: it does so past all handlers, in plain text."""
+    plain = headers.get("content-type", "").startswith("text/plain")
+    return status == 413 and plain and not scope["path"].startswith("/console")
 
 
 def _host(header: str) -> str:

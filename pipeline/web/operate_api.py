@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from agents.render import TemplateBroken
 from agents.versions import VersionGone
@@ -70,6 +70,8 @@ class Workflows(BaseModel):
 class PreviewOf(BaseModel):
     """Which version to fill (null: the current one), and with what; of which locale and variant."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     version: int | None = Field(default=None, ge=1)
     variables: dict[str, Any] = {}
     locale: str | None = None
@@ -95,6 +97,8 @@ class Previewed(BaseModel):
 
 class RollbackTo(BaseModel):
     """The version that is to be current."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int = Field(ge=1)
 
@@ -202,6 +206,7 @@ def _add_rules(routes: APIRouter, operations: Operations) -> None:
     @routes.post("/templates/{name}/preview", responses=_NO_TEMPLATE)
     async def preview(name: str, wanted: Annotated[PreviewOf, Body()]) -> Previewed:
         """What a version would say with these variables; sends nothing."""
+        _check_texts(dict(wanted))
         try:
             found = await wording.preview(_template(operations, name), Wanted(**dict(wanted)))
         except VersionGone as error:
@@ -224,6 +229,38 @@ def _add_rules(routes: APIRouter, operations: Operations) -> None:
         except Unreachable as error:
             raise Wrong(503, str(error)) from None
         return _named(following)
+
+
+_Path = tuple["_Path", str] | None
+"""The names that lead to a value, the last one first; paths share what they have in common."""
+
+
+def _check_texts(given: dict[str, Any]) -> None:
+    """Raises Wrong for a text that UTF-8 cannot hold, and names its field: JSON may hold such."""
+    waiting: list[tuple[_Path, Any]] = [(None, given)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str) and not _is_text(value):
+            raise Wrong(422, f"{_said(path)}: holds half of a character (a lone surrogate)", _said(path))
+        if isinstance(value, dict):
+            if not all(map(_is_text, value)):
+                told = f"{_said(path)}: a name in it holds half of a character (a lone surrogate)"
+                raise Wrong(422, told, _said(path))
+            waiting += [((path, name), one) for name, one in value.items()]
+        elif isinstance(value, list):
+            waiting += [((path, str(n)), one) for n, one in enumerate(value)]
+
+
+def _said(path: _Path) -> str:
+    names: list[str] = []
+    while path is not None:
+        path, name = path
+        names.append(name)
+    return ".".join(reversed(names))
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _named(template: Template) -> TemplateName:

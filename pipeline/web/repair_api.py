@@ -1,9 +1,10 @@
 """Dead letters and replays for programs: `/api/v1/dlq`, `/api/v1/replay`."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
 from agents.letters import DEAD, whole
 from agents.narrow import Narrowing
@@ -27,6 +28,7 @@ from pipeline.web.letters import (
 from pipeline.web.problem import Wrong, described
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import blamed
+from pipeline.web.times import Time
 from schemas.dead_letter import MAX_CODE, MAX_PROVIDER
 from schemas.event import MAX_NAME, Text, UserText, milliseconds
 
@@ -122,8 +124,8 @@ class RedriveRequest(Asked):
     provider: str | None = Field(None, min_length=1, max_length=MAX_PROVIDER)
     code: Codes | None = None
     to_provider: str | None = Field(None, min_length=1, max_length=MAX_PROVIDER)
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     limit: int = Field(MOST_REDRIVEN, ge=1, le=MOST_REDRIVEN)
     cursor: str | None = Field(None, max_length=CURSOR)
     dry_run: StrictBool = False
@@ -323,8 +325,8 @@ def _add_letters(routes: APIRouter, letters: of_letters.Letters) -> None:
                 description="of the vendor's, such as 550 or `HTTP 4*`; several are alternatives",
             ),
         ] = None,
-        since: Annotated[AwareDatetime | None, Query(description="came at this time or later")] = None,
-        until: Annotated[AwareDatetime | None, Query(description="came before this time")] = None,
+        since: Annotated[Time | None, Query(description="came at this time or later")] = None,
+        until: Annotated[Time | None, Query(description="came before this time")] = None,
         limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
         cursor: Annotated[
             str | None, Query(max_length=CURSOR, description="`next_cursor` of the page before")
@@ -446,7 +448,7 @@ def _blamed(asked: ReplayRequest, error: Misused) -> Wrong:
     return Wrong(422, detail, *at)
 
 
-def _ms(moment: AwareDatetime | None) -> int | None:
+def _ms(moment: datetime | None) -> int | None:
     at = milliseconds(moment)
     return None if at is None else max(0, at)
 

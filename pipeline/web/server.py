@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from agents.links import Links
@@ -33,7 +33,7 @@ from pipeline.web import (
     repair_console,
 )
 from pipeline.web.apart import Away
-from pipeline.web.guard import BODY_BYTES, Guard
+from pipeline.web.guard import BODY_BYTES, FAILED, Guard
 from pipeline.web.operations import Operations
 from pipeline.web.problem import Wrong
 from pipeline.web.repairs import Repairs
@@ -45,6 +45,8 @@ from pipeline.web.views import Desk
 Readiness = Mapping[str, bool]
 """Role -> whether it is recovered, at work and committing."""
 
+UNREAD = "There was an error parsing the body"
+"""What the framework says of a body that is no text, or nested too deeply."""
 HEAD_BYTES = 32 << 10
 CONNECTIONS = 512
 GRACE_SECONDS = 3
@@ -87,7 +89,6 @@ def create(
             return pages.away(request)
         return problem.answer(401, "sign in with the operator token", headers={"www-authenticate": "Bearer"})
 
-    app.add_middleware(Guard, sessions=sessions, refuse=refuse, hosts=hosts)
     app.include_router(api.router(desk, readiness, tables, tasks))
     app.include_router(repair_api.router(repairs))
     app.include_router(operate_api.router(desk, tasks, operations))
@@ -108,6 +109,8 @@ def create(
     )
     _add_health(app, readiness, metrics)
     _add_errors(app, pages)
+    # around the framework's own layers too: what they answer needs its headers, and nothing of theirs a log
+    app.middleware_stack = Guard(app.build_middleware_stack(), sessions=sessions, refuse=refuse, hosts=hosts)
     return app
 
 
@@ -158,8 +161,16 @@ def _add_errors(app: FastAPI, pages: console.Pages) -> None:
             return pages.missing(request, "That cannot be told now", f"{error}.", 503)
         return problem.answer(503, str(error))
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return PlainTextResponse(FAILED, 500)
+
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 413 and not is_page(request):
+            return problem.too_large(request.scope)
+        if error.status_code == 400 and error.detail == UNREAD and not is_page(request):
+            return problem.of_body(error.__cause__)
         if is_page(request):
             return pages.missing(
                 request, "No such page", f"{request.url.path} leads nowhere.", error.status_code

@@ -56,6 +56,11 @@ def whole(history: History) -> str | None:
     return found or (State.DUPLICATE if history["duplicates"] else None)
 
 
+def of_channel(history: History, channel: str) -> str | None:
+    """How far a notification got on a channel; None: it has nothing there."""
+    return best(pair["state"] for pair in history["pairs"].values() if pair["channel"] == channel)
+
+
 def notification(history: History) -> dict[str, Any]:
     """A history as programs get it."""
     channels: dict[str, list[str]] = defaultdict(list)

@@ -1,6 +1,7 @@
 """What the operator pages stand on: histories and figures, read from the open partitions of status."""
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -107,8 +108,20 @@ class Desk(Protocol):
     def of_user(self, user_id: str, most: int, after: History | None = None) -> list[History]:
         """A user's histories, the newest first; those behind `after`. Raises NotHeld."""
 
+    def each_of_user(
+        self, user_id: str, after: History | None = None, before: int | None = None
+    ) -> Iterator[History]:
+        """A user's histories, the newest first, read as they are taken: those behind `after`, of events
+        before `before` (ms). Raises NotHeld."""
+
     def of_event(self, source: str, event: str, most: int) -> list[History]:
         """What came of an upstream event, as far as the open partitions know. Raises NotHeld of none."""
+
+    def each_of_event(
+        self, source: str, event: str, user_id: str | None = None, after: History | None = None
+    ) -> Iterator[History]:
+        """What came of an upstream event (for one user), behind `after`, read as it is taken. Raises NotHeld:
+        of no open partition, or of the user's."""
 
     def broadcast(self, broadcast: str) -> Broadcast | None:
         """How far a broadcast is. Raises ValueError for what is no id, NotHeld."""
@@ -160,22 +173,49 @@ class RowsDesk:
 
     def of_user(self, user_id: str, most: int, after: History | None = None) -> list[History]:
         """A user's histories, the newest first; those behind `after`. Raises NotHeld."""
-        rows = self._of(user_hash(user_id))
-        if after is None:
-            return list(history.of_user(rows, user_id, most))
-        newest_first = (2**63 - after["event_at"]).to_bytes(8)
-        last = history.BY_USER + user_id.encode() + b"\0" + newest_first + packed(after["id"])
-        return list(history.of_user(Behind(rows, last), user_id, most))
+        return list(islice(self.each_of_user(user_id, after), most))
+
+    def each_of_user(
+        self, user_id: str, after: History | None = None, before: int | None = None
+    ) -> Iterator[History]:
+        """A user's histories, the newest first, read as they are taken: those behind `after`, of events
+        before `before` (ms). Raises NotHeld."""
+        rows, begins = self._of(user_hash(user_id)), []
+        whose = history.BY_USER + user_id.encode() + b"\0"
+        if after is not None:
+            begins.append(whose + _newest_first(after["event_at"]) + packed(after["id"]))
+        if before is not None:
+            begins.append(whose + _newest_first(before) + b"\xff" * 16)
+        return history.of_user(Behind(rows, max(begins)) if begins else rows, user_id, sys.maxsize)
 
     def of_event(self, source: str, event: str, most: int) -> list[History]:
         """What came of an upstream event, as far as the open partitions know. Raises NotHeld of none."""
-        rows, of = self.held()
-        if not rows:
-            raise NotHeld(f"no partition of status is held by this process (0 of {of})")
-        found: list[History] = []
-        for _, part in sorted(rows.items()):
-            found += islice(history.of_event(part, source, event), most - len(found))
-        return found
+        return list(islice(self.each_of_event(source, event), most))
+
+    def each_of_event(
+        self, source: str, event: str, user_id: str | None = None, after: History | None = None
+    ) -> Iterator[History]:
+        """What came of an upstream event (for one user), behind `after`, read as it is taken. Raises NotHeld:
+        of no open partition, or of the user's."""
+        if user_id is not None:
+            parts = {0: self._of(user_hash(user_id))}
+            first = 0
+        else:
+            rows, of = self.held()
+            if not rows:
+                raise NotHeld(f"no partition of status is held by this process (0 of {of})")
+            parts = dict(rows)
+            first = 0 if after is None else partition_of(hash_in(after["id"]), of)
+        behind = None if after is None else history.event_key(source, event) + packed(after["id"])
+        return (
+            found
+            for number, part in sorted(parts.items())
+            if number >= first
+            for found in history.of_event(
+                Behind(part, behind) if behind is not None and number == first else part,
+                source, event, user_id,
+            )
+        )  # fmt: skip
 
     def broadcast(self, broadcast: str) -> Broadcast | None:
         """How far a broadcast is. Raises ValueError for what is no id, NotHeld."""
@@ -221,6 +261,10 @@ class RowsDesk:
     def message(self, key: str) -> Stored | None:
         """One message of the development outbox."""
         return None if self._outbox is None else outbox.get(self._outbox, key)
+
+
+def _newest_first(at: int) -> bytes:
+    return (2**63 - at).to_bytes(8)
 
 
 def _minutes_since(rows: Mapping[int, SeekableRows], since: int) -> Counter[tuple[int, str, str]]:

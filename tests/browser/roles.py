@@ -24,7 +24,7 @@ from tables import (
     watches,
 )
 from tables.broadcasts import Cursor
-from tables.claims import Claim, Origin, Pinned
+from tables.claims import Claim, Device, Instead, Manner, Origin, Pinned
 from tables.digests import Gathered
 from tables.effects import Attempt, Reopening, Result
 from tables.reports import Kept
@@ -48,6 +48,19 @@ def a_report(notification: str) -> Report:
     )  # fmt: skip
 
 
+def a_claim(user: str, n: int) -> Claim:
+    """A claim with every field filled: of a step that was put off after some of it had gone out."""
+    pinned = (
+        Pinned(Channel.WEBHOOK, HOOK, "daily_cap", "3 of 3"),
+        Pinned(Channel.PUSH, f"t-{n}", "undelivered", "410", Device("web", {"auth": "SECRET"})),
+    )
+    return Claim(
+        Origin("notifications", n % 2, n, NOON), "events-0-1", 7, 1, pinned, "template_failed",
+        Instead(State.DIGESTED, "in_digest", "hourly", NOON + 60_000, found_id(9, user), 1, True, True),
+        (("category", "transactional", "allowed"),), Manner("de", "Europe/Berlin", "b"),
+    )  # fmt: skip
+
+
 def stock(office: Office, users: int = 3) -> None:
     """Fills core and email, in partitions 0 and 1."""
     core = office.others["core"] = {0: DictRows(), 1: DictRows()}
@@ -63,9 +76,7 @@ def stock(office: Office, users: int = 3) -> None:
         device = b'{"user_id":"u","token":"t-%d","platform":"web","keys":{"auth":"SECRET"}}' % n
         people.upsert(rows, people.DEVICES + user.encode() + b"\0t-%d" % n, NOON, device)
         caps.raise_by_one(rows, caps.key(user, NOON // caps.DAY), n)
-        pinned = (Pinned(Channel.EMAIL, f"{user}@example.com"), Pinned(Channel.WEBHOOK, HOOK))
-        origin = Origin("notifications", n % 2, n, NOON)
-        claims.put(rows, claims.key(found, "plan"), Claim(origin, "events-0-1", 7, 1, pinned))
+        claims.put(rows, claims.key(found, "plan"), a_claim(user, n))
         effect = effects.effect(found, "plan", "0a1b2c")
         effects.put_attempt(sent, effect, Attempt(1, "key", "hash", "main", NOON))
         effects.put_result(sent, effect, Result(1, "sent", NOON + 40, "main", "m-1"))

@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.web import api, listing
+from schemas.event import read_event
 from schemas.ids import notification_id
 from schemas.kinds import Channel, State
 from schemas.message import ChannelContent
@@ -78,6 +80,105 @@ async def test_a_users_notifications_come_newest_first_and_page_by_page(office: 
     assert seen == [f"order-{n}" for n in reversed(range(7))]
 
 
+def mixed(office: Office, events: int = 24) -> None:
+    """Notifications of ada, a second apart, whose channels and states differ; and others' beside them."""
+    states = (State.SENT, State.FAILED, State.DELIVERED)
+    for n in range(events):
+        at = NOON + n * 1_000
+        for user in ("ada", "brian"):
+            office.tell(states[n % 3], user=user, event=f"order-{n}", at=at)
+            if n % 2:
+                office.tell(
+                    State.SUPPRESSED, user=user, event=f"order-{n}", at=at, channel=Channel.SMS,
+                    address="+15550000001",
+                )  # fmt: skip
+
+
+async def pages(office: Office, **params: Any) -> list[list[str]]:
+    """The events of the notifications that are found, page by page."""
+    found: list[list[str]] = []
+    while len(found) < 100:
+        page = (await ask(office, "notifications", **params)).json()
+        found.append([f"{one['event']['id']} {one['user_id']}" for one in page["notifications"]])
+        if page["next_cursor"] is None:
+            return found
+        params["cursor"] = page["next_cursor"]
+    raise AssertionError("there is no end to it")
+
+
+@pytest.mark.parametrize("looked_at", [2, 1_000])
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize(
+    ("narrowed", "which"),
+    [
+        ({"status": "failed"}, range(1, 24, 3)),
+        ({"status": "suppressed"}, []),
+        ({"channel": "sms"}, range(1, 24, 2)),
+        ({"channel": "sms", "status": "suppressed"}, range(1, 24, 2)),
+        ({"channel": "sms", "status": "failed"}, []),
+        ({"channel": "email", "status": "delivered"}, range(2, 24, 3)),
+        ({"since": "2026-09-21T14:13:25Z"}, range(5, 24)),
+        ({"until": "2026-09-21T16:13:25.000+02:00"}, range(5)),
+        ({"since": "2026-09-21T14:13:22Z", "until": "2026-09-21T14:13:32Z", "status": "sent"}, [3, 6, 9]),
+        ({"until": "2000-01-01T00:00:00Z"}, []),
+        ({"since": "2100-01-01T00:00:00Z"}, []),
+    ],
+)
+async def test_a_users_notifications_are_narrowed_without_gap_or_repeat(
+    office: Office, monkeypatch: pytest.MonkeyPatch, narrowed: dict[str, str], which: Any, limit: int,
+    looked_at: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", looked_at)
+    mixed(office)
+    found = await pages(office, user_id="ada", limit=limit, **narrowed)
+    assert [one for page in found for one in page] == [f"order-{n} ada" for n in reversed(which)]
+    assert all(len(page) <= limit for page in found)
+
+
+async def test_what_one_page_looks_at_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", 5)
+    mixed(office)
+    found = await pages(office, user_id="ada", status="queued")
+    assert found == [[]] * 5
+    outside_the_span = await pages(office, user_id="ada", until="2026-09-21T14:13:22Z", status="sent")
+    assert outside_the_span == [["order-0 ada"]]
+    assert await pages(office, user_id="ada", since="2026-09-21T14:13:43Z", status="queued") == [[]]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 500])
+async def test_a_request_is_found_by_its_idempotency_key(office: Office, limit: int) -> None:
+    users = sorted(f"user-{n}" for n in range(12))
+    for user in users:
+        office.tell(State.SENT, user=user, source="carillon", event="key-1")
+        office.tell(State.SENT, user=user, source="carillon", event="key-10")
+        office.tell(State.FAILED, user=user, source="till", event="key-1")
+
+    async def found(**params: Any) -> list[str]:
+        return sorted(one for page in await pages(office, limit=limit, **params) for one in page)
+
+    assert await found(idempotency_key="key-1") == [f"key-1 {user}" for user in users]
+    assert await found(idempotency_key="key-1", user_id="user-7") == ["key-1 user-7"]
+    assert await found(idempotency_key="key-1", user_id="nobody") == []
+    assert await found(idempotency_key="key-1", status="failed") == []
+    assert await found(idempotency_key="key-1", source="till", status="failed") == [
+        f"key-1 {user}" for user in users
+    ]
+    assert await found(source="till", event_id="key-1") == [f"key-1 {user}" for user in users]
+    assert await found(idempotency_key="key-1", since="2100-01-01T00:00:00Z") == []
+
+
+async def test_a_request_without_a_source_has_the_one_that_is_looked_for() -> None:
+    event = read_event(b'{"event_type":"x","user_id":"ada","idempotency_key":"k"}', (), "events-0-1", NOON)
+    assert (event.source, event.id) == (api.OURS, "k")
+
+
+async def test_a_cursor_is_good_for_its_own_event_alone(office: Office) -> None:
+    another = office.tell(State.SENT, event="other")
+    is_problem(
+        await ask(office, "notifications", source=SOURCE, event_id="order-1", cursor=another), 422, "cursor"
+    )
+
+
 async def test_what_came_of_an_event_is_found_in_every_partition(office: Office) -> None:
     users = [f"user-{n}" for n in range(20)]
     for user in users:
@@ -109,10 +210,30 @@ async def test_the_overview_sums_what_the_partitions_hold(office: Office) -> Non
     assert told["ready"] == {"core": True, "email": True, "status": True}
 
 
+NEEDED = ["user_id", "source", "event_id", "idempotency_key"]
+NO_TIMES = (
+    "garbage",
+    "1700000000",
+    "4000000000000",
+    "2026-09-21",
+    "2026-09-21T14:00:00",
+    "2026-13-21T14:00:00Z",
+    "",
+)
+
+
 @pytest.mark.parametrize(
     ("params", "fields"),
     [
-        ({}, ["user_id", "source", "event_id"]),
+        ({}, NEEDED),
+        ({"channel": "sms", "status": "sent", "since": "2026-01-01T00:00:00Z", "limit": 1}, NEEDED),
+        ({"source": "s", "event_id": "e", "idempotency_key": "k"}, ["event_id", "idempotency_key"]),
+        ({"user_id": "ada", "source": "s"}, ["user_id", "source", "event_id"]),
+        ({"idempotency_key": ""}, ["idempotency_key"]),
+        ({"user_id": "ada", "bogus": "1"}, ["bogus"]),
+        ({"user_id": "ada", "channel": "fax"}, ["channel"]),
+        ({"user_id": "ada", "status": "gone"}, ["status"]),
+        *[({"user_id": "ada", "since": at, "until": at}, ["since", "until"]) for at in NO_TIMES],
         ({"user_id": "ada", "source": "s", "event_id": "e"}, ["user_id", "source", "event_id"]),
         ({"source": "s"}, ["event_id"]),
         ({"event_id": "e"}, ["source"]),
@@ -186,6 +307,9 @@ async def test_the_interface_describes_itself(office: Office) -> None:
         "/api/v1/workflows/{name}", "/api/v1/lag", "/api/v1/tables", "/api/v1/tables/{table}",
         "/api/v1/tables/{table}/{key}", "/api/v1/breakers", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
+    asked = {one["name"]: one for one in told["paths"]["/api/v1/notifications"]["get"]["parameters"]}
+    assert {"channel", "status", "since", "until", "idempotency_key"} <= set(asked)
+    assert all(one["description"] for name, one in asked.items() if name != "limit")
     answers = told["paths"]["/api/v1/notifications"]["get"]["responses"]
     assert {"200", "401", "422", "503"} <= set(answers)
     assert list(answers["422"]["content"]) == ["application/problem+json"]

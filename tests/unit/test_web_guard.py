@@ -10,6 +10,7 @@ from pipeline.web import guard, server
 from pipeline.web.session import LASTS_SECONDS, Sessions
 from tests.browser.desk import TOKEN, Office
 from tests.browser.repairs import repairs
+from tests.unit.test_web_api import is_problem
 from tests.unit.test_web_repair_pages import hidden
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -242,3 +243,27 @@ async def test_a_token_may_be_any_text(office: Office) -> None:
 def test_an_empty_token_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         Sessions("")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with its length", "in pieces"])
+@pytest.mark.parametrize("path", ["/api/v1/dlq/redrive", "/api/v1/templates/x/preview"])
+async def test_a_body_that_is_too_large_is_a_problem_and_no_failure(
+    office: Office, caplog: pytest.LogCaptureFixture, path: str, told: bool
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * (guard.BODY_BYTES // 2)
+
+    whole = b" " * (guard.BODY_BYTES + 1)
+    async with browser(office) as client:
+        found = await client.post(
+            path, content=whole if told else pieces(),
+            headers={**BEARER, "content-type": "application/json"},
+        )  # fmt: skip
+        is_problem(found, 413, "body")
+        assert found.json()["detail"] == f"body: at most {guard.BODY_BYTES} bytes are taken here"
+        assert found.headers["content-security-policy"] == guard.PAGE_POLICY
+        is_problem(await client.post(path, content=whole), 401)
+        console = await client.post("/console/sign-in", content=whole)
+        assert console.status_code == 413 and console.headers["x-frame-options"] == "DENY"
+    assert not [one for one in caplog.records if one.levelname in ("ERROR", "WARNING")]

@@ -225,6 +225,67 @@ async def test_a_rollback_publishes_the_template_with_that_version_as_its_curren
 # -- the pages of templates
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (r'{"variables":{"gift":{"from":"\ud800"}}}', "variables.gift.from"),
+        (r'{"variables":{"all":[1,["x","a\udfffb"]]}}', "variables.all.1.1"),
+        (r'{"variables":{"\ud800":1}}', "variables"),
+        (r'{"variables":{"gift":{"\ud800":1}}}', "variables.gift"),
+        (r'{"variant":"\ud800"}', "variant"),
+        (r'{"locale":"\ud800"}', "locale"),
+    ],
+)
+async def test_half_a_character_is_refused_by_the_name_of_its_field(
+    office: Office, body: str, field: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    path = "/api/v1/templates/order/preview"
+    is_problem(await send(office, "POST", path, content=body.encode(), headers=headers), 422, field)
+    whole = body.replace("ud800", "ud83d\\ude00").replace("udfff", "ud83d\\ude00").encode()
+    assert (await send(office, "POST", path, content=whole, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["replay", "dlq/redrive", "templates/order/preview", "templates/order/rollback"],
+)
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        (b"x", "application/json", "not JSON at byte 0: Expecting value"),
+        ('{"ü": }'.encode(), "application/json", "not JSON at byte 7: Expecting value"),
+        (b'{"a":1', "application/json", "not JSON at byte 6"),
+        (b"", "application/json", "is empty; a JSON object is needed"),
+        (b"[]", "application/json", "is not a JSON object"),
+        (b"null", "application/json", "a JSON object"),
+        (b'{"a":"\xff"}', "application/json", "not UTF-8 at byte 6"),
+        (b"[" * 60_000, "application/json", "nested too deeply"),
+        (b"{}", "text/plain", "is read with content-type: application/json alone"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_named(
+    office: Office, path: str, body: bytes, kind: str, says: str
+) -> None:
+    answer = await send(office, "POST", f"/api/v1/{path}", content=body, headers={"content-type": kind})
+    is_problem(answer, 422, "body")
+    told = answer.json()
+    assert says in told["errors"][0]["detail"] and told["detail"].startswith("body: ")
+
+
+async def test_a_refusal_says_what_is_wrong_without_the_words_of_a_library(office: Office) -> None:
+    answer = await send(office, "POST", "/api/v1/replay", json={"group": "x", "to": "earliest"})
+    is_problem(answer, 422, "group")
+    assert answer.json()["errors"][0]["detail"].startswith("no such group; there are core")
+    assert "Value error" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["preview", "rollback"])
+async def test_fields_that_are_not_known_are_refused(office: Office, path: str) -> None:
+    answer = await send(office, "POST", f"/api/v1/templates/order/{path}", json={"version": 2, "bogus": 1})
+    is_problem(answer, 422, "bogus")
+
+
 async def test_the_pages_of_templates_show_them_and_their_preview(office: Office) -> None:
     assert "There is no template yet" in (await send(Office(), "GET", "/console/templates")).text
     page = (await send(office, "GET", "/console/templates")).text

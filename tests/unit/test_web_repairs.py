@@ -220,6 +220,7 @@ async def test_a_span_of_time_bounds_the_list(office: Office) -> None:
         ({"reason": ""}, "reason"),
         ({"since": "yesterday"}, "since"),
         ({"since": "2026-01-01T00:00:00"}, "since"),
+        ({"until": "1790000000"}, "until"),
         ({"until": "x"}, "until"),
         ({"limit": 0}, "limit"),
         ({"limit": 501}, "limit"),
@@ -325,6 +326,8 @@ async def test_a_redrive_stops_when_it_has_taken_long_enough(
     [
         ({}, ["letters", *CHOOSING]),
         ({"since": when(NOON)}, ["letters", *CHOOSING]),
+        ({"topic": "dlq-events", "since": NOON}, ["since"]),
+        ({"topic": "dlq-events", "until": str(NOON)}, ["until"]),
         ({"letters": []}, ["letters"]),
         ({"letters": ["dlq-events-0-0"] * 101}, ["letters"]),
         ({"letters": ["dlq-events-0-0", "no"]}, ["letters.1"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from rocksdict import DbClosedError, Rdict
 
@@ -19,7 +20,7 @@ from pipeline.web.views import Held, NotHeld, StoredRows
 from schemas.kinds import Channel, State
 from tables.layout import LAYOUTS
 from tests.browser.desk import NOON, XSS, DictRows, Office
-from tests.browser.roles import found_id, stock
+from tests.browser.roles import a_claim, found_id, stock
 from tests.unit.test_web_api import ask, is_problem
 from tests.unit.test_web_pages import is_harmless, look
 
@@ -121,6 +122,46 @@ async def test_every_row_that_is_listed_is_found_by_its_key(office: Office, layo
         assert one.status_code == 200
         assert one.json()["value"] == row["value"]
         assert "SECRET" not in one.text
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_every_row_is_said_in_plain_values_all_the_way_down(office: Office, layout: Any) -> None:
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(name, str) and is_plain(one) for name, one in value.items())
+        if isinstance(value, list):
+            return all(map(is_plain, value))
+        return value is None or isinstance(value, str | int | float | bool)
+
+    found = [
+        layout.value(value)
+        for held in office.held().values()
+        for rows in held.rows.values()
+        for _, value in rows.scan(layout.prefix)
+    ]
+    assert found and all(map(is_plain, found))
+
+
+def test_the_claims_that_are_read_here_fill_every_field() -> None:
+    def is_filled(value: Any) -> bool:
+        if isinstance(value, msgspec.Struct):
+            return all(is_filled(getattr(value, name)) for name in value.__struct_fields__)
+        return bool(value) and value is not None
+
+    claim = a_claim("ada", 1)
+    assert is_filled(msgspec.structs.replace(claim, pinned=claim.pinned[1:]))
+
+
+async def test_a_claim_tells_what_was_decided_and_how(office: Office) -> None:
+    for row in (await ask(office, "tables/claims")).json()["rows"]:
+        found = row["value"]
+        assert found["origin"]["at"] == "2026-09-21T14:13:20.000Z"
+        assert found["pinned"][0]["target"] == "https://hooks.example/…"
+        assert found["pinned"][1]["device"] == {"platform": "web", "keys": {"auth": "•••"}}
+        assert found["instead"]["state"] == "digested"
+        assert found["instead"]["due"] == "2026-09-21T14:14:20.000Z"
+        assert found["notes"] == [["category", "transactional", "allowed"]]
+        assert found["manner"] == {"locale": "de", "zone": "Europe/Berlin", "variant": "b"}
 
 
 async def test_a_wait_shows_what_comes_up(office: Office) -> None:
