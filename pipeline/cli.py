@@ -25,7 +25,7 @@ from pipeline.rules import RulesBroken
 from pipeline.settings import Settings, SettingsError, bootstrap_servers, load
 from pipeline.simulate import simulate_provider
 from schemas.event import milliseconds
-from schemas.times import read_time
+from schemas.times import typed_time
 
 MAX_LINE = 1_000_000
 
@@ -457,7 +457,7 @@ def _placed(settings: Settings, place: Sequence[str]) -> tuple[str, int, int]:
 
 def _moment(text: str | None) -> int | None:
     try:
-        return milliseconds(read_time(text)) if text is not None else None
+        return milliseconds(typed_time(text)) if text is not None else None
     except ValueError:
         raise click.BadParameter(
             f"{text}: not a time with its zone, such as 2026-09-21T14:00:00Z", param_hint="--before"

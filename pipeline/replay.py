@@ -18,7 +18,7 @@ from pipeline.settings import Settings, SettingsError
 from pipeline.topics import CHANGELOG_BYTES, client_options, group, partitions
 from schemas.control import Place, Replay
 from schemas.kinds import Channel
-from schemas.times import read_time
+from schemas.times import typed_time
 
 GATES = (topics.USERS, topics.PREFERENCES, topics.DEVICES)
 """Read to their end before the others open; rewound only where one is asked for by its name."""
@@ -104,9 +104,9 @@ def is_offset(to: str) -> bool:
 
 
 def moment(text: str, allowed: str = "earliest, latest or a time") -> int:
-    """An RFC 3339 time as milliseconds since the epoch. Raises Misused."""
+    """A time that was typed, as milliseconds since the epoch. Raises Misused."""
     try:
-        found = read_time(text)
+        found = typed_time(text)
     except ValueError:
         found = None
     if found is None or found < _EPOCH:

@@ -1,5 +1,6 @@
 """Times as they come from outside: RFC 3339 alone, with their offset."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -48,3 +49,11 @@ def read_time(text: str) -> datetime:
         return _read(text)
     except ValidationError:
         raise ValueError(f"{text!r} is no time of RFC 3339") from None
+
+
+_without_seconds = re.compile(r"([Tt ][0-9]{2}:[0-9]{2})([Zz]|[+-][0-9]{2}:[0-9]{2})\Z").sub
+
+
+def typed_time(text: str) -> datetime:
+    """The moment that somebody types: as RFC 3339 has it, but the seconds may be left out. Raises ValueError."""
+    return read_time(_without_seconds(r"\1:00\2", text))

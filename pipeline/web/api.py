@@ -14,10 +14,10 @@ from pipeline.web.problem import Wrong, described
 from pipeline.web.providers import State as BreakerState
 from pipeline.web.rows import BadCursor, NoSuchTable, Tables
 from pipeline.web.tasks import Tasks
-from pipeline.web.times import Time
 from pipeline.web.views import Desk, NotHeld
 from schemas.event import Request, milliseconds
 from schemas.kinds import Channel, State
+from schemas.times import Time
 from tables.history import History
 
 MOST = 500

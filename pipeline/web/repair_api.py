@@ -28,9 +28,9 @@ from pipeline.web.letters import (
 from pipeline.web.problem import Wrong, described
 from pipeline.web.repairs import Repairs
 from pipeline.web.replays import blamed
-from pipeline.web.times import Time
 from schemas.dead_letter import MAX_CODE, MAX_PROVIDER
 from schemas.event import MAX_NAME, Text, UserText, milliseconds
+from schemas.times import Time
 
 MOST = 500
 CURSOR = 12 << 10

@@ -64,7 +64,10 @@ def test_a_topic_is_known_with_its_prefix_and_without(tmp_path: Any, topic: str)
     assert [(part.topic, part.partition) for part in wanted.parts] == [(f"p.{topic.removeprefix('p.')}", 1)]
 
 
-@pytest.mark.parametrize("text", ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00+01:00"])
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00+01:00", "2026-01-31T12:00Z", "2026-01-31T13:00+01:00"],
+)
 def test_a_time_is_a_moment_in_any_zone(text: str) -> None:
     assert moment(text) == 1_769_860_800_000
 
