@@ -55,5 +55,5 @@ _without_seconds = re.compile(r"([Tt ][0-9]{2}:[0-9]{2})([Zz]|[+-][0-9]{2}:[0-9]
 
 
 def typed_time(text: str) -> datetime:
-    """The moment that somebody types: as RFC 3339 has it, but the seconds may be left out. Raises ValueError."""
+    """The moment that somebody types: of RFC 3339, but the seconds may be left out. Raises ValueError."""
     return read_time(_without_seconds(r"\1:00\2", text))
