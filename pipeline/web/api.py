@@ -12,7 +12,7 @@ from pipeline.web.listing import BadCursor as BadListingCursor
 from pipeline.web.listing import Sought
 from pipeline.web.problem import Wrong, described
 from pipeline.web.providers import State as BreakerState
-from pipeline.web.rows import BadCursor, NoSuchTable, Tables
+from pipeline.web.rows import BadCursor, NoSuchRole, NoSuchTable, Tables
 from pipeline.web.tasks import Tasks
 from pipeline.web.views import Desk, NotHeld
 from schemas.event import Request, milliseconds
@@ -370,6 +370,8 @@ def _add_tables(routes: APIRouter, tables: Tables) -> None:
             raise Wrong(422, str(error), "cursor") from None
         except NoSuchTable as error:
             raise Wrong(404, str(error)) from None
+        except NoSuchRole as error:
+            raise Wrong(422, str(error), "role") from None
         except NotHeld as error:
             raise Wrong(503, str(error)) from None
         return Rows(
@@ -384,6 +386,8 @@ def _add_tables(routes: APIRouter, tables: Tables) -> None:
             found = await tables.row(table, key, role, partition)
         except NoSuchTable as error:
             raise Wrong(404, str(error)) from None
+        except NoSuchRole as error:
+            raise Wrong(422, str(error), "role") from None
         except NotHeld as error:
             raise Wrong(503, str(error)) from None
         if found is None:

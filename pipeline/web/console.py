@@ -18,7 +18,7 @@ from pipeline.web.forms import Unasked, form, session_of
 from pipeline.web.guard import FRAME_POLICY, SIGN_IN
 from pipeline.web.operate_api import digests_of
 from pipeline.web.operations import Operations
-from pipeline.web.rows import BadCursor, NoSuchTable, Row, Tables
+from pipeline.web.rows import BadCursor, NoSuchRole, NoSuchTable, Row, Tables
 from pipeline.web.session import Sessions
 from pipeline.web.story import Asked, Beside
 from pipeline.web.tasks import Tasks
@@ -277,7 +277,7 @@ def router(
     ) -> Response:
         try:
             found = await tables.page(table, prefix, PAGE, cursor or None, role or None)
-        except (NoSuchTable, BadCursor, NotHeld) as error:
+        except (NoSuchTable, NoSuchRole, BadCursor, NotHeld) as error:
             return no_row(request, table, error)
         return pages.page(
             request, "table", layout=tables.layout(table), found=found, prefix=prefix, cursor=cursor,
@@ -290,7 +290,7 @@ def router(
     ) -> Response:
         try:
             found = await tables.row(table, key, role or None, partition)
-        except (NoSuchTable, NotHeld) as error:
+        except (NoSuchTable, NoSuchRole, NotHeld) as error:
             return no_row(request, table, error)
         if found is None:
             return pages.missing(request, "No such row", f"There is no row {key} in {table}.")

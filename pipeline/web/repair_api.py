@@ -33,6 +33,8 @@ from schemas.event import MAX_NAME, Text, UserText, milliseconds
 from schemas.times import Time
 
 MOST = 500
+REPLAY_BYTES = 2 << 20
+"""The body of a replay, in proportion to what it may name: some 200 bytes for each."""
 CURSOR = 12 << 10
 NAME = 300
 CHOOSING = ("topic", "reason", "provider", "code")
@@ -174,6 +176,8 @@ class ReplayRequest(Asked):
     and earliest where it is left out. What was sent stays sent, but with `resend`: that sends the chosen ones
     anew, each once by its `generation`, however often it is asked for. Give the one that the dry run answers,
     or any that was not used before; where none is given each request is another.
+
+    All lists together may name 10,000, and the body has at most 2 MiB: some 200 bytes for each.
     """
 
     group: str | None = Field(None, json_schema_extra={"enum": [*READS, None]})
@@ -400,11 +404,13 @@ def _add_replay(routes: APIRouter, repairs: Repairs) -> None:
 
     @routes.post(
         "/replay",
+        max_body_size=REPLAY_BYTES,
         responses={
+            413: described(f"The body is larger than {REPLAY_BYTES} bytes"),
             202: {
                 "model": ReplayAsked | ReplayNarrowed,
                 "description": "The group is asked to begin there, or what was chosen is copied for it",
-            }
+            },
         },
     )
     async def replay(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from rocksdict import DbClosedError
 
+from pipeline.topics import ROLES
 from pipeline.web.views import Held, NotHeld, SeekableRows
 from tables.layout import BY_NAME, LAYOUTS, Keeper, Layout
 
@@ -28,6 +29,10 @@ READERS = 2
 
 class NoSuchTable(Exception):
     """There is no table of that name."""
+
+
+class NoSuchRole(Exception):
+    """There is no role of that name, or it keeps no such table."""
 
 
 class BadCursor(ValueError):
@@ -98,7 +103,10 @@ class Tables:
     async def page(
         self, name: str, prefix: str = "", limit: int = 50, cursor: str | None = None, role: str | None = None
     ) -> Page:
-        """Rows whose keys begin with `prefix`, in key order. Raises NoSuchTable, BadCursor, NotHeld."""
+        """Rows whose keys begin with `prefix`, in key order.
+
+        Raises NoSuchTable, NoSuchRole, BadCursor, NotHeld.
+        """
         layout, after = self.layout(name), None if cursor is None else read_cursor(cursor)
         if after is not None and not after.key.startswith(layout.prefix):
             raise BadCursor(f"not a cursor of {name}")
@@ -112,7 +120,8 @@ class Tables:
     async def row(
         self, name: str, key: str, role: str | None = None, partition: int | None = None
     ) -> Row | None:
-        """One row, of the first place that has it. Raises NoSuchTable; NotHeld where others may have it."""
+        """One row, of the first place that has it. Raises NoSuchTable, NoSuchRole; NotHeld where others may
+        have it."""
         layout = self.layout(name)
         held = self._keeping(layout, role)
         found: Row | None = await self._read(row, layout, held, key, partition)
@@ -122,6 +131,9 @@ class Tables:
         return found
 
     def _keeping(self, layout: Layout, role: str | None) -> dict[str, Held]:
+        keepers = [one for one in ROLES if keeps(one, layout)]
+        if role is not None and role not in keepers:
+            raise NoSuchRole(f"no role {role} keeps {layout.name}; there are {', '.join(keepers)}")
         found = {
             name: held for name, held in self.held().items() if keeps(name, layout) and role in (None, name)
         }

@@ -444,6 +444,25 @@ async def test_what_is_narrowed_is_foreseen_and_then_copied(office: Office) -> N
     assert (asked.narrowing, asked.generation) == (expected, 0)
 
 
+@pytest.mark.parametrize("field", ["event", "ids", "users", "reasons"])
+async def test_as_many_as_the_interface_says_may_be_named(office: Office, field: str) -> None:
+    told = office.app.openapi()["components"]["schemas"]["ReplayRequest"]
+    (most,) = {kind["maxItems"] for kind in told["properties"][field]["anyOf"] if "maxItems" in kind}
+    assert f"{most:,}" in told["description"] and "2 MiB" in told["description"]
+    source = "https://" + "s" * 100
+    names: dict[str, list[Any]] = {
+        "event": [{"source": source, "id": f"order-{n:030d}"} for n in range(most)],
+        "ids": [notification_id("ada", SOURCE, f"order-{n}", "orders") for n in range(most)],
+        "users": [f"user-{n:0150d}" for n in range(most)],
+        "reasons": ["expired"] * most,
+    }
+    found = await send(office, "replay", {"group": "core", field: names[field]})
+    assert found.status_code == 200, found.text[:300]
+    one_more = {"group": "core", field: [*names[field], names[field][0]]}
+    is_problem(await send(office, "replay", one_more), 422, field)
+    is_problem(await send(office, "replay", {"group": "x" * (2 << 20)}), 413, "body")
+
+
 async def test_several_events_may_be_named_and_a_place_to_begin(office: Office) -> None:
     events = [EVENT, {"source": "s", "id": "2"}]
     body = {"topic": "events", "partition": 3, "to": "40", "event": events, "dry_run": False}

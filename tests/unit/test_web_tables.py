@@ -184,11 +184,32 @@ async def test_what_is_not_there_is_a_problem(office: Office) -> None:
     is_problem(await ask(office, "tables/users", limit=501), 422, "limit")
 
 
+@pytest.mark.parametrize(
+    ("table", "role"),
+    [
+        ("users", "nope"),
+        ("users", "email"),
+        ("users", ""),
+        ("waits", "nope"),
+        ("waits", "status"),
+        ("engine", "x"),
+    ],
+)
+async def test_a_role_that_keeps_no_such_table_is_refused(office: Office, table: str, role: str) -> None:
+    for path in (f"tables/{table}", f"tables/{table}/x"):
+        found = await ask(office, path, role=role)
+        is_problem(found, 422, "role")
+        assert "; there are core" in found.json()["detail"]
+    if role:
+        page = await look(office, f"/console/tables/{table}?role={role}", 422)
+        assert "That cannot be asked" in page
+    is_problem(await ask(office, "tables/waits", role="sms"), 503)
+
+
 async def test_what_others_may_hold_is_not_said_to_be_missing(office: Office) -> None:
     is_problem(await ask(office, "tables/users/nobody"), 503)
     office.others["core"] |= {2: DictRows(), 3: DictRows()}
     is_problem(await ask(office, "tables/users/nobody"), 404)
-    is_problem(await ask(office, "tables/users", role="email"), 503)
     del office.others["core"]
     is_problem(await ask(office, "tables/users"), 503)
 
