@@ -98,9 +98,7 @@ class Roles:
         return tuple(role for role in ROLES if role in ("core", "status") or role in able)
 
     def check(self, role: str) -> None:
-        """Raises SettingsError for a role that cannot run."""
-        if role not in ROLES:
-            raise SettingsError(f"--role {role}: no such role; there are {', '.join(ROLES)}")
+        """Raises SettingsError for a role that no provider is configured for."""
         if role not in self.names():
             raise SettingsError(
                 f"--role {role}: no provider is configured for it; name one in channels.{role}.providers"
@@ -198,9 +196,7 @@ class Roles:
     def _channel(self, app: UnitApp, channel: Channel) -> None:
         channel_settings = self.settings.channels[channel]
         pool = self.pool(channel)
-        providers = channel_settings.providers.values()
-        # who is asked what became of a call is called after that
-        deadline = max(p.timeout * (1 if getattr(p, "ask_after", None) is None else 2) for p in providers)
+        deadline = max(provider.longest for provider in channel_settings.providers.values())
         stage = Delivery(
             channel, pool, self.wiring, self.metrics, channel_settings.window, deadline,
             milliseconds(self.settings.retention.attempts),

@@ -43,7 +43,7 @@ class Hosts:
         found = self._hosts.get(host)
         if found is None or (len(found.begun) < self.most and found.by_part[part] < self.most_a_part):
             return True
-        return found.usual > 0 and self._lasts(found, now) <= SLOW_SECONDS
+        return found.usual > 0 and not self.is_slow(host, now)
 
     def is_slow(self, host: str, now: float) -> bool:
         """Whether its calls last so long that waiting for one to end is no short wait."""

@@ -82,7 +82,7 @@ class Member:
         if self.room <= 0:
             return False
         host = self.host(message)
-        return self.has_room_at(host, part) or self._hosts.is_slow(host or "", self.clock())
+        return self.has_room_at(host, part) or (host is not None and self._hosts.is_slow(host, self.clock()))
 
     def begin(self, host: str | None, call: object, part: int) -> bool:
         """A call is about to be made; says whether it is a probe. `call` is what it is known by."""

@@ -56,6 +56,11 @@ class Settings(MailSettings):
     )
     webhook_signing_key_file: Path | None = Field(None, description="a file that holds webhook_signing_key")
 
+    @property
+    def longest(self) -> float:
+        """Who is asked what became of a call is called after that."""
+        return self.timeout * (1 if self.ask_after is None else 2)
+
 
 class MailgunProvider(MailProvider):
     """A letter is a multipart form; what comes back is the Message-ID that we gave it."""

@@ -23,6 +23,11 @@ class ProviderSettings(Section):
         0.8, gt=0, le=1, description="the share of limit_per_second that all workers together use"
     )
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a message may take at the provider, with all that is asked of it."""
+        return self.timeout
+
 
 class HttpSettings(ProviderSettings):
     """A provider that is called over HTTP."""

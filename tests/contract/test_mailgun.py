@@ -238,3 +238,8 @@ async def test_events_that_cannot_be_asked_leave_the_doubt() -> None:
         away = await provider.find(message(), KEY)
     assert away is not None
     assert away.kind == "doubtful"
+
+
+def test_a_message_takes_twice_as_long_where_it_is_asked_after() -> None:
+    assert registry.settings("mailgun", timeout=7).longest == 7
+    assert registry.settings("mailgun", timeout=7, ask_after=5).longest == 14
